@@ -1,0 +1,1 @@
+//! Guest-visible hardware as deterministic state machines.

@@ -1,0 +1,1 @@
+//! Records, replays, replicates and fails over any deterministic machine.

@@ -1,0 +1,1 @@
+//! The virtual machine monitor: composes CPU, devices and replication into a running VM.
