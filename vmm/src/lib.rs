@@ -1,1 +1,4 @@
 //! The virtual machine monitor: composes CPU, devices and replication into a running VM.
+
+pub mod loader;
+pub mod machine;

@@ -1,0 +1,206 @@
+//! What a backup makes of its primary's messages, before the machine sees any of it.
+
+use crate::backup::{Backup, Item, Phase};
+use crate::codec::FieldReader;
+use crate::failover::Suspicion;
+use crate::log::{EntryCoder, Event};
+use crate::output::ReleasePolicy;
+use crate::protocol::{Base, Hello, Message, StopReason};
+use crate::snapshot::read_sections;
+use crate::status::{End, FtEvent};
+use crate::time::{Generation, HostTime};
+
+impl Backup {
+    /// Sorts what has come.
+    pub(super) fn take_messages(&mut self, now: HostTime) {
+        while let Some((generation, message)) = self.link.next_message() {
+            if let Err(text) = self.on_message(generation, message, now) {
+                return self.on_nonsense(text, now);
+            }
+        }
+        if let Some(text) = self.link.broken().map(str::to_owned) {
+            self.on_nonsense(text, now);
+        }
+    }
+
+    /// Looks for reasons to suspect the primary.
+    pub(super) fn watch(&mut self, now: HostTime) {
+        if self.end.is_some() {
+            return;
+        }
+        let silent = self.detector.is_silent(now);
+        match self.phase {
+            Phase::Promoting(_) => {}
+            Phase::Listening if self.link_closed => {
+                self.end = Some(End::Failed("the connection was closed".into()));
+            }
+            Phase::Listening => {}
+            _ if self.link_closed => self.suspect(Suspicion::LinkClosed, 0, now),
+            Phase::Greeted => {}
+            _ if silent => {
+                let ms = now.since(self.detector.last_heard()) / crate::time::NS_PER_MS;
+                self.suspect(Suspicion::Silent(ms), 0, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// The primary sends what no primary would. It is alive, so it is given precedence at the
+    /// fence; should it die meanwhile, this side still takes over.
+    fn on_nonsense(&mut self, text: String, now: HostTime) {
+        if self.end.is_some() || matches!(self.phase, Phase::Promoting(_)) {
+            return;
+        }
+        if self.decoder.is_none() {
+            return self.give_up(&text, now);
+        }
+        self.link
+            .send(&Message::Error(text.clone()), self.generation, now);
+        let yield_ms = self.parameters.timeout_ms;
+        self.suspect(Suspicion::Protocol(text), yield_ms, now);
+    }
+
+    /// One message from the primary.
+    ///
+    /// # Errors
+    /// If no primary would send it.
+    fn on_message(
+        &mut self,
+        generation: Generation,
+        message: Message,
+        now: HostTime,
+    ) -> Result<(), String> {
+        match (&self.phase, message) {
+            (Phase::Listening, Message::Hello(hello)) => self.on_hello(hello, generation),
+            (Phase::Listening | Phase::Greeted, Message::Error(text)) => {
+                self.end = Some(End::Failed(text));
+                Ok(())
+            }
+            (Phase::Listening | Phase::Greeted, _) => Err("a message before the greeting".into()),
+            (_, _) if generation < self.generation => Ok(()),
+            (_, _) if generation > self.generation => Err(format!(
+                "a message of generation {generation}, not {}",
+                self.generation
+            )),
+            (_, Message::Heartbeat) => Ok(()),
+            (_, Message::Pages(bytes)) if self.decoder.is_none() => {
+                self.queue.push_back(Item::Pages(bytes));
+                Ok(())
+            }
+            (_, Message::Pages(bytes)) => {
+                self.staged_pages.push(bytes);
+                Ok(())
+            }
+            (_, Message::Sections(bytes)) => {
+                let mut reader = FieldReader::new(&bytes);
+                let sections = read_sections(&mut reader).map_err(|error| error.to_string())?;
+                reader
+                    .finish("sections")
+                    .map_err(|error| error.to_string())?;
+                self.staged_sections = Some(sections);
+                Ok(())
+            }
+            (_, Message::CloneDone(base)) if self.decoder.is_none() => self.on_clone_done(base),
+            (_, Message::Log(bytes)) => self.on_log(&bytes),
+            (_, Message::Released(number)) => {
+                self.released = self.released.max(number);
+                self.gate.forget(number);
+                Ok(())
+            }
+            (_, Message::RepairState(base)) => self.on_repair_state(base),
+            (_, Message::Failover(position)) if self.decoder.is_some() => {
+                self.queue.push_back(Item::Failover(position));
+                Ok(())
+            }
+            (_, Message::Stop(reason)) => {
+                self.on_stop(reason, now);
+                Ok(())
+            }
+            (_, Message::Error(text)) => {
+                let yield_ms = self.parameters.timeout_ms;
+                self.suspect(Suspicion::PeerGaveUp(text), yield_ms, now);
+                Ok(())
+            }
+            (_, message) => {
+                let (kind, _) = message.encode();
+                Err(format!(
+                    "message of kind {kind} while the state is {}",
+                    self.state_name()
+                ))
+            }
+        }
+    }
+
+    /// A primary opens.
+    fn on_hello(&mut self, hello: Box<Hello>, generation: Generation) -> Result<(), String> {
+        if hello.generation != generation {
+            let named = hello.generation;
+            return Err(format!(
+                "a greeting of generation {named} in a frame of {generation}"
+            ));
+        }
+        self.generation = generation;
+        self.hello = Some(hello);
+        self.phase = Phase::Greeted;
+        Ok(())
+    }
+
+    /// The clone is complete; the log follows.
+    fn on_clone_done(&mut self, base: Box<Base>) -> Result<(), String> {
+        let Some(sections) = self.staged_sections.take() else {
+            return Err("the clone has no sections".into());
+        };
+        self.decoder = Some(EntryCoder::new(base.at, base.point));
+        self.queue.push_back(Item::Cloned(sections, base));
+        Ok(())
+    }
+
+    /// Entries of the log.
+    fn on_log(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let Some(decoder) = &mut self.decoder else {
+            return Err("log entries before the clone is complete".into());
+        };
+        let mut reader = FieldReader::new(bytes);
+        while reader.remaining() > 0 {
+            let entry = decoder
+                .decode(&mut reader)
+                .map_err(|error| error.to_string())?;
+            self.received = self.received.plus(1);
+            let releases = self.parameters.release == ReleasePolicy::Received;
+            self.ack_now |= releases && matches!(entry.event, Event::Outputs { .. });
+            self.queue.push_back(Item::Entry(self.received, entry));
+        }
+        Ok(())
+    }
+
+    /// A repair is complete.
+    fn on_repair_state(&mut self, base: Box<Base>) -> Result<(), String> {
+        let Some(sections) = self
+            .staged_sections
+            .take()
+            .filter(|_| self.decoder.is_some())
+        else {
+            return Err("the repair has no sections".into());
+        };
+        if base.position != self.received {
+            return Err(format!(
+                "a repair at {}, not {}",
+                base.position, self.received
+            ));
+        }
+        let pages = std::mem::take(&mut self.staged_pages);
+        self.queue.push_back(Item::Repair(pages, sections, base));
+        Ok(())
+    }
+
+    /// Protection ends: this side will not take over.
+    fn on_stop(&mut self, reason: StopReason, now: HostTime) {
+        self.link.send(&Message::StopAck, self.generation, now);
+        self.link.close();
+        self.events.push(FtEvent::Stopped);
+        self.end = Some(match reason {
+            StopReason::Requested => End::Stopped,
+            StopReason::PoweredOff => End::PoweredOff,
+        });
+    }
+}

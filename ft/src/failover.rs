@@ -1,0 +1,185 @@
+//! What a failover consists of: a suspicion, a claim at the fence, phases with their durations.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fence::{Claim, Fence, Verdict};
+use crate::time::{Generation, HostTime, NS_PER_MS};
+
+/// Time between two tries at a fence that cannot be asked.
+const RETRY_NS: u64 = 20 * NS_PER_MS;
+
+/// Why a peer is suspected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Suspicion {
+    /// The connection was closed.
+    LinkClosed,
+    /// Nothing was heard for this many milliseconds.
+    Silent(u64),
+    /// It sent what no peer would.
+    Protocol(String),
+    /// It said that it gives up.
+    PeerGaveUp(String),
+    /// It is alive but makes no progress.
+    Stalled,
+    /// Its frames carry a later generation than this side's.
+    Superseded(Generation),
+}
+
+impl fmt::Display for Suspicion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LinkClosed => write!(f, "the connection was closed"),
+            Self::Silent(ms) => write!(f, "nothing was heard for {ms} ms"),
+            Self::Protocol(text) => write!(f, "protocol error: {text}"),
+            Self::PeerGaveUp(text) => write!(f, "the peer gave up: {text}"),
+            Self::Stalled => write!(f, "the peer makes no progress"),
+            Self::Superseded(generation) => write!(f, "the peer is at generation {generation}"),
+        }
+    }
+}
+
+/// A claim at a fence, repeated until it is settled.
+#[derive(Clone, Debug)]
+pub struct FenceAttempt {
+    from: Generation,
+    to: Generation,
+    next_try: HostTime,
+    error: Option<String>,
+}
+
+/// How a claim stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Won: the generation is this side's.
+    Won(Generation),
+    /// Lost to someone else.
+    Lost(Claim),
+    /// Not settled; to be asked again at this time.
+    Waiting(HostTime),
+    /// The fence cannot be asked, for the first time.
+    Unavailable(String),
+}
+
+impl FenceAttempt {
+    /// Claims the generation after `from`.
+    #[must_use]
+    pub fn after(from: Generation, now: HostTime) -> Self {
+        Self {
+            from,
+            to: from.plus(1),
+            next_try: now,
+            error: None,
+        }
+    }
+
+    /// Asks the fence, if it is time to.
+    pub fn poll(&mut self, fence: &mut dyn Fence, owner: &str, now: HostTime) -> Progress {
+        if now < self.next_try {
+            return Progress::Waiting(self.next_try);
+        }
+        self.next_try = now.plus(RETRY_NS);
+        match fence.claim(self.from, self.to, owner) {
+            Ok(Verdict::Won) => Progress::Won(self.to),
+            Ok(Verdict::Lost(claim)) => Progress::Lost(claim),
+            Ok(Verdict::Pending) => {
+                self.next_try = now.plus(NS_PER_MS);
+                Progress::Waiting(self.next_try)
+            }
+            Err(error) => {
+                let first = self.error.is_none();
+                let text = error.to_string();
+                self.error = Some(text.clone());
+                if first {
+                    Progress::Unavailable(text)
+                } else {
+                    Progress::Waiting(self.next_try)
+                }
+            }
+        }
+    }
+
+    /// Why the fence could not be asked when it was last tried.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// When the fence will be asked next.
+    #[must_use]
+    pub fn next_try(&self) -> HostTime {
+        self.next_try
+    }
+}
+
+/// A failover that took place, with the duration of each phase in milliseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailoverPhases {
+    /// Whether an operator asked for it.
+    pub planned: bool,
+    /// What made the peer suspect.
+    pub cause: String,
+    /// From the last sign of life to the suspicion.
+    pub detect_ms: f64,
+    /// From the suspicion to the won fence.
+    pub fence_ms: f64,
+    /// From there to the end of the log.
+    pub drain_ms: f64,
+    /// From there to the first moment at which outputs may leave.
+    pub live_ms: f64,
+    /// All of it.
+    pub total_ms: f64,
+    /// Whether the backup had diverged and could not be repaired any more.
+    pub degraded: bool,
+}
+
+/// The moments of a failover, while it is under way.
+#[derive(Clone, Debug)]
+pub struct Promotion {
+    /// What made the peer suspect; none if an operator asked for it.
+    pub cause: Option<Suspicion>,
+    /// Last sign of life.
+    pub last_heard: HostTime,
+    /// When the suspicion arose.
+    pub suspected: HostTime,
+    /// Until when the peer is given precedence at the fence.
+    pub yield_until: HostTime,
+    /// The peer may let outputs go until then.
+    pub lease_until: HostTime,
+    /// The claim.
+    pub attempt: FenceAttempt,
+    /// When the fence was won.
+    pub won: Option<HostTime>,
+    /// When the log was replayed to its end.
+    pub drained: Option<HostTime>,
+    /// Whether the log could not be followed to its end.
+    pub degraded: bool,
+}
+
+impl Promotion {
+    /// The phases, once the machine is live at `now`.
+    #[must_use]
+    pub fn phases(&self, now: HostTime) -> FailoverPhases {
+        let won = self.won.unwrap_or(now);
+        let drained = self.drained.unwrap_or(now);
+        FailoverPhases {
+            planned: self.cause.is_none(),
+            cause: match &self.cause {
+                Some(cause) => cause.to_string(),
+                None => "planned".into(),
+            },
+            detect_ms: ms(self.last_heard, self.suspected),
+            fence_ms: ms(self.suspected, won),
+            drain_ms: ms(won, drained),
+            live_ms: ms(drained, now),
+            total_ms: ms(self.last_heard, now),
+            degraded: self.degraded,
+        }
+    }
+}
+
+/// Milliseconds between two moments.
+fn ms(from: HostTime, to: HostTime) -> f64 {
+    to.since(from) as f64 / NS_PER_MS as f64
+}

@@ -1,0 +1,289 @@
+//! A primary's slice: whether the guest may execute, what follows from it, when to come again.
+
+use crate::inbox::Inbox;
+use crate::log::Entry;
+use crate::machine::Machine;
+use crate::output::ReleasePolicy;
+use crate::primary::Primary;
+use crate::primary::protection::{FLUSH_NS, Phase, Protection};
+use crate::protocol::StopReason;
+use crate::record::{Outcome, Slice};
+use crate::status::{End, FtEvent, Next};
+use crate::time::{HostTime, LogPosition, NS_PER_MS};
+
+/// Bytes that may wait for the connection before the guest waits as well.
+const MAX_UNSENT_LOG: usize = 16 << 20;
+
+impl Primary {
+    /// Executes a slice, if the guest may; none if it may not.
+    pub(super) fn execute(
+        &mut self,
+        machine: &mut dyn Machine,
+        inbox: &mut Inbox,
+        now: HostTime,
+    ) -> Option<Outcome> {
+        if self.paused || self.powered_off || !self.keeps_up(now) {
+            self.recorder.hold_back();
+            return None;
+        }
+        let Slice {
+            outcome,
+            entries,
+            outputs,
+            refused,
+        } = self.recorder.run(machine, inbox, now, self.pace);
+        let position = self.log_entries(&entries);
+        // A guest that goes to sleep will not bring the next marker soon.
+        let urgent = !outputs.is_empty() || matches!(outcome, Outcome::Idle(_));
+        for output in outputs {
+            self.gate.queue(output, position, now);
+        }
+        for reason in refused {
+            self.events.push(FtEvent::InputRefused { reason });
+        }
+        if let Some(protection) = self.protection.as_deref_mut() {
+            protection.flush(machine.now(), urgent, self.generation, now);
+        }
+        match &outcome {
+            Outcome::Failed(text) => self.end = Some(End::Failed(text.clone())),
+            Outcome::PoweredOff => self.powered_off = true,
+            Outcome::Busy | Outcome::Idle(_) => {}
+        }
+        Some(outcome)
+    }
+
+    /// Does what is due after a slice: ends the epoch, sends, says goodbye.
+    pub(super) fn conclude(
+        &mut self,
+        machine: &mut dyn Machine,
+        outcome: Option<&Outcome>,
+        now: HostTime,
+    ) {
+        let at_rest = matches!(outcome, Some(Outcome::Idle(_) | Outcome::PoweredOff));
+        let replicated = self
+            .protection
+            .as_deref()
+            .is_some_and(|p| p.phase.is_replicated());
+        let waits_for_epoch = self.protection.as_deref().is_some_and(|protection| {
+            protection.parameters.release == ReleasePolicy::Verified && !self.gate.is_empty()
+        });
+        if at_rest && waits_for_epoch {
+            self.recorder.meter_mut().force();
+        }
+        let logging = replicated || self.sink.is_some();
+        let draining = self.is_draining() && !self.has_closed_for_failover();
+        if logging && (self.recorder.meter().is_due(now) || draining) {
+            self.close_epoch(machine, now);
+        }
+        if self.powered_off {
+            self.conclude_power_off(machine, now);
+        }
+        let generation = self.generation;
+        let Some(protection) = self.protection.as_deref_mut() else {
+            return;
+        };
+        protection.flush(machine.now(), false, generation, now);
+        let stale = self.gate.is_ready() && !protection.lease.holds(now);
+        if stale
+            && protection
+                .log
+                .as_ref()
+                .is_some_and(|log| renewal_due(log.last_flush, protection, now))
+        {
+            protection.renew_lease(generation, now);
+        }
+        protection.tell_released(self.gate.released(), generation, now);
+        protection.beat(generation, now);
+        protection.link.traffic_mut().update_rates(now);
+    }
+
+    /// Ends the epoch that is under way and logs its digest.
+    pub(super) fn close_epoch(&mut self, machine: &mut dyn Machine, now: HostTime) {
+        let scrub_pages = match (self.protection.as_deref(), &self.sink) {
+            (Some(protection), _) => protection.parameters.scrub_pages,
+            (None, Some((_, scrub_pages))) => *scrub_pages,
+            (None, None) => return,
+        };
+        let ended = self.recorder.end_epoch(machine, scrub_pages, now);
+        let position = self.log_entries(&[ended.entry(self.sink.is_some())]);
+        if let Some(protection) = self.protection.as_deref_mut() {
+            protection.unverified.push_back((position, ended));
+            protection.flush(machine.now(), true, self.generation, now);
+        }
+    }
+
+    /// Appends entries to the log, wherever it goes; returns the position of the last.
+    fn log_entries(&mut self, entries: &[Entry]) -> LogPosition {
+        if let Some(protection) = self.protection.as_deref_mut() {
+            if !matches!(protection.phase, Phase::Protected | Phase::Draining) {
+                return LogPosition(0);
+            }
+            let (position, bytes) = protection.append(entries);
+            if bytes > 0 {
+                self.recorder.meter_mut().logged(bytes);
+            }
+            return position;
+        }
+        let Some((writer, _)) = &mut self.sink else {
+            return LogPosition(0);
+        };
+        for entry in entries {
+            match writer.append(entry) {
+                Ok(bytes) => self.recorder.meter_mut().logged(bytes),
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.events.push(FtEvent::RecordingFailed { reason });
+                    self.sink = None;
+                    break;
+                }
+            }
+        }
+        LogPosition(0)
+    }
+
+    /// Whether the guest may execute as far as the backup is concerned.
+    fn keeps_up(&mut self, now: HostTime) -> bool {
+        let Some(protection) = self.protection.as_deref_mut() else {
+            return true;
+        };
+        match protection.phase {
+            Phase::Claiming(_) | Phase::Greeting(_) | Phase::Cloning(_) => return true,
+            Phase::Protected => {}
+            Phase::Draining | Phase::HandedOver | Phase::Stopping | Phase::Fencing(..) => {
+                return false;
+            }
+        }
+        let lag = protection.unverified.len() as u64;
+        let most = protection.parameters.max_lag_epochs;
+        if lag >= most || protection.link.unsent() > MAX_UNSENT_LOG {
+            if protection.throttled_since.is_none() {
+                protection.throttled_since = Some(now);
+                self.history.throttle.count += 1;
+                self.events.push(FtEvent::Throttled { lag_epochs: lag });
+            }
+            return false;
+        }
+        if let Some(since) = protection.throttled_since.take() {
+            self.history.throttle.total_ms += now.since(since) / NS_PER_MS;
+        }
+        // Beyond half of the window the guest rests as long as it executes.
+        if lag > most / 2 {
+            if now < protection.resume_at {
+                return false;
+            }
+            protection.resume_at = now.plus(2 * self.pace.slice_ns);
+        }
+        true
+    }
+
+    /// Whether a planned failover waits for the backup.
+    fn is_draining(&self) -> bool {
+        self.protection
+            .as_deref()
+            .is_some_and(|p| matches!(p.phase, Phase::Draining))
+    }
+
+    /// Whether the log ends with an epoch, as a planned failover needs it.
+    fn has_closed_for_failover(&self) -> bool {
+        self.protection.as_deref().is_some_and(|protection| {
+            let last = protection.unverified.back().map(|(position, _)| *position);
+            last.unwrap_or(protection.ack.verified) == protection.position()
+        })
+    }
+
+    /// Ends in order once the guest is off and everything has left.
+    fn conclude_power_off(&mut self, machine: &mut dyn Machine, now: HostTime) {
+        let Some(protection) = self.protection.as_deref_mut() else {
+            if self.gate.is_empty() {
+                if let Err(error) = self.finish_recording(machine, now) {
+                    let reason = error.to_string();
+                    self.events.push(FtEvent::RecordingFailed { reason });
+                }
+                self.end = Some(End::PoweredOff);
+            }
+            return;
+        };
+        match protection.phase {
+            Phase::Claiming(_) | Phase::Greeting(_) | Phase::Cloning(_) => {
+                self.abandon_start("the guest has switched itself off", now);
+            }
+            Phase::Protected | Phase::Draining if self.gate.is_empty() => {
+                self.send_stop(StopReason::PoweredOff, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// When to come again.
+    pub(super) fn next(
+        &mut self,
+        outcome: Option<Outcome>,
+        more_to_clone: bool,
+        now: HostTime,
+    ) -> Next {
+        if let Some(end) = &self.end {
+            return Next::Ended(end.clone());
+        }
+        if more_to_clone || outcome == Some(Outcome::Busy) {
+            return Next::Run;
+        }
+        let mut wake = match outcome {
+            Some(Outcome::Idle(wake)) => wake,
+            _ => None,
+        };
+        let mut at = |time: HostTime| wake = Some(wake.map_or(time, |wake| wake.min(time)));
+        if self.sink.is_some()
+            && let Some(end) = self.recorder.meter().latest_end()
+        {
+            at(end);
+        }
+        if let Some(protection) = self.protection.as_deref() {
+            self.protection_deadlines(protection, now, &mut at);
+        }
+        Next::Wait(wake)
+    }
+
+    /// The times at which the backup wants to be looked after.
+    fn protection_deadlines(
+        &self,
+        protection: &Protection,
+        now: HostTime,
+        at: &mut impl FnMut(HostTime),
+    ) {
+        match &protection.phase {
+            Phase::Claiming(attempt) | Phase::Fencing(attempt, _) => return at(attempt.next_try()),
+            Phase::Greeting(_) => return at(now.plus_ms(100)),
+            Phase::Cloning(_) => at(now.plus(FLUSH_NS)),
+            _ => {}
+        }
+        at(protection.next_beat());
+        at(protection.detector.deadline());
+        if let Some(log) = &protection.log {
+            if !log.bytes.is_empty() {
+                at(log.last_flush.plus(FLUSH_NS));
+            }
+            if self.gate.is_ready() && !protection.lease.holds(now) {
+                at(log.last_flush.plus(renewal_ns(protection)));
+            }
+        }
+        if self.gate.released() > protection.released_told {
+            at(protection.released_at.plus(FLUSH_NS));
+        }
+        if let Some(end) = self.recorder.meter().latest_end() {
+            at(end.max(now.plus(FLUSH_NS)));
+        }
+        if protection.resume_at > now {
+            at(protection.resume_at);
+        }
+    }
+}
+
+/// Time after which a marker is sent to renew the lease.
+fn renewal_ns(protection: &Protection) -> u64 {
+    protection.parameters.lease_ms * NS_PER_MS / 2
+}
+
+/// Whether a marker is to be sent to renew the lease.
+fn renewal_due(last_flush: HostTime, protection: &Protection, now: HostTime) -> bool {
+    now.since(last_flush) >= renewal_ns(protection)
+}

@@ -1,0 +1,526 @@
+//! Messages: what is in a frame.
+
+use crate::codec::{CodecError, FieldReader, FieldWriter};
+use crate::digest::PageDigest;
+use crate::divergence::{BackupState, DivergenceCause};
+use crate::event::{DeviceId, MAX_PAYLOAD, Output, SyncPoint};
+use crate::log::format::{read_ledger, read_point, write_ledger, write_point};
+use crate::output::{NumberedOutput, OutputLedger};
+use crate::protocol::frame::Frame;
+use crate::protocol::hello::{Hello, HelloAck, HelloError};
+use crate::snapshot::{read_sections, write_sections};
+use crate::time::{Epoch, LogPosition, LogicalTime, PageNumber};
+
+/// Longest text of an error.
+const MAX_TEXT: usize = 4096;
+/// Most pages named in a divergence.
+const MAX_PAGES: u64 = 1 << 20;
+/// Most outputs handed over.
+const MAX_OUTPUTS: u64 = 1 << 20;
+
+/// Code of each kind of message.
+pub mod kind {
+    #![allow(missing_docs)]
+    pub const HELLO: u8 = 1;
+    pub const HELLO_ACK: u8 = 2;
+    pub const PAGES: u8 = 3;
+    pub const SECTIONS: u8 = 4;
+    pub const CLONE_DONE: u8 = 5;
+    pub const LOG: u8 = 6;
+    pub const ACK: u8 = 7;
+    pub const RELEASED: u8 = 8;
+    pub const HEARTBEAT: u8 = 9;
+    pub const DIVERGENCE: u8 = 10;
+    pub const REPAIR_STATE: u8 = 11;
+    pub const FAILOVER: u8 = 12;
+    pub const TAKEN_OVER: u8 = 13;
+    pub const DECLINED: u8 = 14;
+    pub const STOP: u8 = 15;
+    pub const STOP_ACK: u8 = 16;
+    pub const ERROR: u8 = 17;
+}
+
+/// What one side tells the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A primary opens.
+    Hello(Box<Hello>),
+    /// A backup agrees.
+    HelloAck(HelloAck),
+    /// A batch of pages, as [`crate::snapshot::write_pages`] writes it.
+    Pages(Vec<u8>),
+    /// Sections, as [`crate::snapshot::write_sections`] writes them.
+    Sections(Vec<u8>),
+    /// The pages and sections before it are a clone; the log begins.
+    CloneDone(Box<Base>),
+    /// Log entries, one behind the other, as [`crate::log::EntryCoder`] writes them.
+    Log(Vec<u8>),
+    /// How far the backup is.
+    Ack(Ack),
+    /// Outputs up to this number have left the primary.
+    Released(u64),
+    /// Nothing else to say.
+    Heartbeat,
+    /// The backup's state is not what the log says.
+    Divergence(Box<Divergence>),
+    /// The pages and sections before it, and what did not differ, are the primary's state.
+    RepairState(Box<Base>),
+    /// The backup is to take over at this position, which it has verified.
+    Failover(LogPosition),
+    /// The backup has taken over with the frame's generation; its log begins here.
+    TakenOver(Box<Base>),
+    /// The backup has not taken over and will not.
+    Declined(String),
+    /// Protection ends.
+    Stop(StopReason),
+    /// The backup has ended and will not take over.
+    StopAck,
+    /// The sender gives up the link.
+    Error(String),
+}
+
+/// Where a log begins or goes on after a repair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The epoch that begins here.
+    pub epoch: Epoch,
+    /// The logical time.
+    pub at: LogicalTime,
+    /// The last entry before.
+    pub position: LogPosition,
+    /// The last re-basing of the clock.
+    pub point: SyncPoint,
+    /// The outputs before.
+    pub ledger: OutputLedger,
+    /// Of those, the ones that have not left yet.
+    pub held: Vec<NumberedOutput>,
+}
+
+/// How far a backup is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ack {
+    /// Last entry that is in its memory.
+    pub received: LogPosition,
+    /// Last entry that it has replayed.
+    pub replayed: LogPosition,
+    /// Last epoch end at which its digest was equal.
+    pub verified: LogPosition,
+}
+
+/// A backup's report of its own divergence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// Epoch in or at the end of which it was noticed.
+    pub epoch: Epoch,
+    /// Logical time of the state below.
+    pub at: LogicalTime,
+    /// How it was noticed.
+    pub cause: DivergenceCause,
+    /// The state.
+    pub state: BackupState,
+}
+
+/// Why protection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The operator wants it.
+    Requested,
+    /// The guest has switched itself off.
+    PoweredOff,
+}
+
+impl Message {
+    /// Its kind's code and its byte form.
+    #[must_use]
+    pub fn encode(&self) -> (u8, Vec<u8>) {
+        let mut writer = FieldWriter::new();
+        let kind = self.write(&mut writer);
+        (kind, writer.finish())
+    }
+
+    /// Appends the byte form; returns the kind's code.
+    fn write(&self, writer: &mut FieldWriter) -> u8 {
+        match self {
+            Self::Hello(hello) => {
+                hello.write(writer);
+                kind::HELLO
+            }
+            Self::HelloAck(ack) => {
+                ack.write(writer);
+                kind::HELLO_ACK
+            }
+            Self::Pages(bytes) => with(writer, kind::PAGES, |writer| writer.raw(bytes)),
+            Self::Sections(bytes) => with(writer, kind::SECTIONS, |writer| writer.raw(bytes)),
+            Self::CloneDone(base) => with(writer, kind::CLONE_DONE, |writer| base.write(writer)),
+            Self::Log(bytes) => with(writer, kind::LOG, |writer| writer.raw(bytes)),
+            Self::Ack(ack) => with(writer, kind::ACK, |writer| ack.write(writer)),
+            Self::Released(number) => with(writer, kind::RELEASED, |writer| writer.varint(*number)),
+            Self::Heartbeat => kind::HEARTBEAT,
+            Self::Divergence(found) => with(writer, kind::DIVERGENCE, |writer| found.write(writer)),
+            Self::RepairState(base) => {
+                with(writer, kind::REPAIR_STATE, |writer| base.write(writer))
+            }
+            Self::Failover(position) => {
+                with(writer, kind::FAILOVER, |writer| writer.varint(position.0))
+            }
+            Self::TakenOver(base) => with(writer, kind::TAKEN_OVER, |writer| base.write(writer)),
+            Self::Declined(text) => with(writer, kind::DECLINED, |writer| writer.text(cut(text))),
+            Self::Stop(reason) => with(writer, kind::STOP, |writer| {
+                writer.u8(match reason {
+                    StopReason::Requested => 0,
+                    StopReason::PoweredOff => 1,
+                });
+            }),
+            Self::StopAck => kind::STOP_ACK,
+            Self::Error(text) => with(writer, kind::ERROR, |writer| writer.text(cut(text))),
+        }
+    }
+
+    /// Opens a frame.
+    ///
+    /// # Errors
+    /// If it is malformed, of an unknown kind, or of another protocol version.
+    pub fn decode(frame: Frame) -> Result<Self, HelloError> {
+        let payload = frame.payload;
+        match frame.kind {
+            kind::PAGES => return Ok(Self::Pages(payload)),
+            kind::SECTIONS => return Ok(Self::Sections(payload)),
+            kind::LOG => return Ok(Self::Log(payload)),
+            _ => {}
+        }
+        let mut reader = FieldReader::new(&payload);
+        let base = |reader: &mut FieldReader<'_>| Base::read(reader).map(Box::new);
+        let message = match frame.kind {
+            kind::HELLO => Self::Hello(Box::new(Hello::read(&mut reader)?)),
+            kind::HELLO_ACK => Self::HelloAck(HelloAck::read(&mut reader)?),
+            kind::CLONE_DONE => Self::CloneDone(base(&mut reader)?),
+            kind::ACK => Self::Ack(Ack::read(&mut reader)?),
+            kind::RELEASED => Self::Released(reader.varint("released")?),
+            kind::HEARTBEAT => Self::Heartbeat,
+            kind::DIVERGENCE => Self::Divergence(Box::new(Divergence::read(&mut reader)?)),
+            kind::REPAIR_STATE => Self::RepairState(base(&mut reader)?),
+            kind::FAILOVER => Self::Failover(LogPosition(reader.varint("position")?)),
+            kind::TAKEN_OVER => Self::TakenOver(base(&mut reader)?),
+            kind::DECLINED => Self::Declined(reader.text("reason", MAX_TEXT)?),
+            kind::STOP => Self::Stop(read_reason(&mut reader)?),
+            kind::STOP_ACK => Self::StopAck,
+            kind::ERROR => Self::Error(reader.text("text", MAX_TEXT)?),
+            other => return Err(CodecError::unknown("kind", 0, u64::from(other)).into()),
+        };
+        reader.finish("message")?;
+        Ok(message)
+    }
+}
+
+impl Base {
+    /// Appends the byte form.
+    fn write(&self, writer: &mut FieldWriter) {
+        let Self {
+            epoch,
+            at,
+            position,
+            point,
+            ledger,
+            held,
+        } = self;
+        writer.varint(epoch.0);
+        writer.varint(at.0);
+        writer.varint(position.0);
+        write_point(writer, point);
+        write_ledger(writer, *ledger);
+        writer.varint(held.len() as u64);
+        for NumberedOutput { number, output } in held {
+            writer.varint(*number);
+            writer.varint(u64::from(output.device.0));
+            writer.bytes(&output.payload);
+        }
+    }
+
+    /// Takes the byte form.
+    fn read(reader: &mut FieldReader<'_>) -> Result<Self, CodecError> {
+        let epoch = Epoch(reader.varint("epoch")?);
+        let at = LogicalTime(reader.varint("logical time")?);
+        let position = LogPosition(reader.varint("position")?);
+        let point = read_point(reader)?;
+        let ledger = read_ledger(reader)?;
+        let mut held = Vec::new();
+        for _ in 0..reader.bounded("held outputs", MAX_OUTPUTS)? {
+            let number = reader.varint("output number")?;
+            let device = DeviceId(reader.bounded("device", u64::from(u16::MAX))? as u16);
+            let payload = reader.bytes("output payload", MAX_PAYLOAD)?.to_vec();
+            held.push(NumberedOutput {
+                number,
+                output: Output { device, payload },
+            });
+        }
+        Ok(Self {
+            epoch,
+            at,
+            position,
+            point,
+            ledger,
+            held,
+        })
+    }
+}
+
+impl Ack {
+    /// Appends the byte form: each position as its distance from the one before.
+    fn write(self, writer: &mut FieldWriter) {
+        writer.varint(self.received.0);
+        writer.varint(self.received.since(self.replayed));
+        writer.varint(self.replayed.since(self.verified));
+    }
+
+    /// Takes the byte form.
+    fn read(reader: &mut FieldReader<'_>) -> Result<Self, CodecError> {
+        let received = reader.varint("received")?;
+        let replayed = received - reader.bounded("replayed", received)?;
+        let verified = replayed - reader.bounded("verified", replayed)?;
+        Ok(Self {
+            received: LogPosition(received),
+            replayed: LogPosition(replayed),
+            verified: LogPosition(verified),
+        })
+    }
+}
+
+impl Divergence {
+    /// Appends the byte form.
+    fn write(&self, writer: &mut FieldWriter) {
+        let Self {
+            epoch,
+            at,
+            cause,
+            state,
+        } = self;
+        writer.varint(epoch.0);
+        writer.varint(at.0);
+        match cause {
+            DivergenceCause::Digest => writer.text(""),
+            DivergenceCause::Contradiction(text) => writer.text(cut(text)),
+        }
+        write_ledger(writer, state.outputs);
+        writer.varint(state.pages.len() as u64);
+        for PageDigest { page, digest } in &state.pages {
+            writer.varint(page.0);
+            writer.u64(*digest);
+        }
+        write_sections(writer, &state.sections);
+    }
+
+    /// Takes the byte form.
+    fn read(reader: &mut FieldReader<'_>) -> Result<Self, CodecError> {
+        let epoch = Epoch(reader.varint("epoch")?);
+        let at = LogicalTime(reader.varint("logical time")?);
+        let text = reader.text("cause", MAX_TEXT)?;
+        let cause = match text.is_empty() {
+            true => DivergenceCause::Digest,
+            false => DivergenceCause::Contradiction(text),
+        };
+        let outputs = read_ledger(reader)?;
+        let mut pages = Vec::new();
+        for _ in 0..reader.bounded("page count", MAX_PAGES)? {
+            let page = PageNumber(reader.varint("page number")?);
+            pages.push(PageDigest {
+                page,
+                digest: reader.u64("page digest")?,
+            });
+        }
+        let sections = read_sections(reader)?;
+        Ok(Self {
+            epoch,
+            at,
+            cause,
+            state: BackupState {
+                sections,
+                pages,
+                outputs,
+            },
+        })
+    }
+}
+
+/// Appends something and gives the kind back.
+fn with(writer: &mut FieldWriter, kind: u8, write: impl FnOnce(&mut FieldWriter)) -> u8 {
+    write(writer);
+    kind
+}
+
+/// Takes the reason of a stop.
+fn read_reason(reader: &mut FieldReader<'_>) -> Result<StopReason, CodecError> {
+    match reader.u8("stop reason")? {
+        0 => Ok(StopReason::Requested),
+        1 => Ok(StopReason::PoweredOff),
+        other => Err(CodecError::unknown("stop reason", 0, u64::from(other))),
+    }
+}
+
+/// Text cut to what the peer will take.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Section;
+    use crate::parameters::Parameters;
+    use crate::protocol::hello::MachineFacts;
+    use crate::time::Generation;
+
+    fn facts() -> MachineFacts {
+        MachineFacts {
+            fingerprint: "toy 1".into(),
+            page_count: 16,
+        }
+    }
+
+    fn hello(version: u16) -> Message {
+        Message::Hello(Box::new(Hello {
+            version,
+            facts: facts(),
+            generation: Generation(4),
+            parameters: Parameters::default(),
+            config: b"config".to_vec(),
+        }))
+    }
+
+    fn base() -> Box<Base> {
+        let output = Output {
+            device: DeviceId(1),
+            payload: vec![1, 2],
+        };
+        Box::new(Base {
+            epoch: Epoch(9),
+            at: LogicalTime(1 << 40),
+            position: LogPosition(77),
+            point: SyncPoint::start(),
+            ledger: OutputLedger {
+                count: 3,
+                chain: 99,
+            },
+            held: vec![NumberedOutput { number: 3, output }],
+        })
+    }
+
+    fn decoded(message: &Message) -> Result<Message, HelloError> {
+        let (kind, payload) = message.encode();
+        Message::decode(Frame {
+            kind,
+            generation: Generation(4),
+            payload,
+        })
+    }
+
+    #[test]
+    fn every_message_survives_the_way_there_and_back() {
+        let ack = Ack {
+            received: LogPosition(300),
+            replayed: LogPosition(290),
+            verified: LogPosition(100),
+        };
+        let divergence = Divergence {
+            epoch: Epoch(3),
+            at: LogicalTime(1000),
+            cause: DivergenceCause::Contradiction("halted".into()),
+            state: BackupState {
+                sections: vec![Section {
+                    name: "cpu".into(),
+                    version: 2,
+                    bytes: vec![1],
+                }],
+                pages: vec![PageDigest {
+                    page: PageNumber(5),
+                    digest: 6,
+                }],
+                outputs: OutputLedger::default(),
+            },
+        };
+        let messages = [
+            hello(1),
+            Message::HelloAck(HelloAck {
+                version: 1,
+                facts: facts(),
+            }),
+            Message::Pages(vec![1, 2, 3]),
+            Message::Sections(vec![4]),
+            Message::CloneDone(base()),
+            Message::Log(vec![8]),
+            Message::Ack(ack),
+            Message::Released(12),
+            Message::Heartbeat,
+            Message::Divergence(Box::new(divergence)),
+            Message::RepairState(base()),
+            Message::Failover(LogPosition(5)),
+            Message::TakenOver(base()),
+            Message::Declined("no".into()),
+            Message::Stop(StopReason::Requested),
+            Message::Stop(StopReason::PoweredOff),
+            Message::StopAck,
+            Message::Error("broken".into()),
+        ];
+        for message in messages {
+            assert_eq!(decoded(&message).as_ref(), Ok(&message));
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused_with_both_values() {
+        let error = decoded(&hello(7)).unwrap_err().to_string();
+        let expected = "protocol version does not match: the peer has 7, this side has 1";
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn another_machine_is_refused_with_both_values() {
+        let other = MachineFacts {
+            page_count: 32,
+            ..facts()
+        };
+        let error = facts().agree(&other).unwrap_err().to_string();
+        let expected = "memory size in pages does not match: the peer has 32, this side has 16";
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn an_unknown_kind_and_left_over_bytes_are_refused() {
+        let frame = Frame {
+            kind: 99,
+            generation: Generation(0),
+            payload: Vec::new(),
+        };
+        assert!(Message::decode(frame).is_err());
+        let frame = Frame {
+            kind: kind::HEARTBEAT,
+            generation: Generation(0),
+            payload: vec![1],
+        };
+        assert!(Message::decode(frame).is_err());
+    }
+
+    #[test]
+    fn a_position_ahead_of_the_one_it_follows_is_refused() {
+        let mut writer = FieldWriter::new();
+        writer.varint(5);
+        writer.varint(6);
+        writer.varint(0);
+        let payload = writer.finish();
+        let frame = Frame {
+            kind: kind::ACK,
+            generation: Generation(0),
+            payload,
+        };
+        assert!(Message::decode(frame).is_err());
+    }
+
+    #[test]
+    fn a_long_error_is_cut_at_a_character() {
+        let message = Message::Error("ö".repeat(MAX_TEXT));
+        assert!(matches!(decoded(&message), Ok(Message::Error(text)) if text.len() == MAX_TEXT));
+    }
+}

@@ -1,0 +1,28 @@
+//! The protocol between a primary and its backup, without input or output of its own.
+//!
+//! ```text
+//!   primary                                 backup
+//!      │ Hello ───────────────────────────────▶│  versions, machine, generation, parameters, config
+//!      │◀─────────────────────────────── HelloAck │  or Error: refused, with both values
+//!      │ Pages* · Sections · CloneDone ────────▶│  live clone; epoch 0 begins
+//!      │ Log* · Released* ─────────────────────▶│
+//!      │◀──────────────────────────────────── Ack │  received, replayed, verified
+//!      │ ◀──────────── Heartbeat ──────────────▶ │  when there is nothing else to say
+//!      │◀───────────────────────────── Divergence │
+//!      │ Pages* · Sections · RepairState ──────▶│
+//!      │ Failover ─────────────────────────────▶│  planned; then TakenOver or Declined comes back
+//!      │ Stop ─────────────────────────────────▶│  then StopAck comes back
+//! ```
+//!
+//! [`frame`] knows the envelope, [`message`] what is in it.
+
+pub mod frame;
+pub mod hello;
+pub mod message;
+
+pub use frame::{Frame, FrameDecoder, FrameEncoder, FrameError};
+pub use hello::{Hello, HelloAck, MachineFacts, Refusal};
+pub use message::{Ack, Base, Divergence, Message, StopReason};
+
+/// Version of the protocol; both sides must have the same.
+pub const PROTOCOL_VERSION: u16 = 1;

@@ -1,0 +1,3 @@
+//! Facts about processor architectures, without behaviour.
+
+pub mod x86_64;

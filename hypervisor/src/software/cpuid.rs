@@ -1,0 +1,165 @@
+//! The common processor model: what CPUID answers, on every host and every backend.
+//!
+//! It calls itself an in-order Intel processor (family 6, model 28), which is what an
+//! interpreter is: it never executes speculatively, so a guest needs none of the mitigations for
+//! processors that do. Leaf 15H gives the frequency of the time-stamp counter, so a guest need
+//! not measure it. RDRAND and RDSEED are not offered: they could not be replayed.
+//! Spec: Intel SDM vol. 2A, CPUID.
+
+use crate::arch::x86_64::control::cr4;
+use crate::arch::x86_64::cpuid::{LEAF1_EDX, leaf1_ecx, leaf7_ebx};
+use crate::arch::x86_64::paging::PHYSICAL_BITS;
+
+/// Family 6, model 28, stepping 10.
+pub const SIGNATURE: u32 = 0x0001_06ca;
+/// Frequency of the time-stamp counter in Hz: one tick is one virtual nanosecond.
+pub const TSC_HZ: u64 = 1_000_000_000;
+/// Frequency of the core crystal, which also drives the local APIC timer, in Hz.
+pub const CRYSTAL_HZ: u32 = 25_000_000;
+/// Bits of CR4 that this model has.
+pub const CR4_OFFERED: u64 = cr4::TSD
+    | cr4::DE
+    | cr4::PSE
+    | cr4::PAE
+    | cr4::MCE
+    | cr4::PGE
+    | cr4::PCE
+    | cr4::OSFXSR
+    | cr4::OSXMMEXCPT
+    | cr4::FSGSBASE
+    | cr4::OSXSAVE
+    | cr4::SMEP
+    | cr4::SMAP;
+
+const LEAF1_ECX: u32 = leaf1_ecx::SSE3
+    | leaf1_ecx::SSSE3
+    | leaf1_ecx::CX16
+    | leaf1_ecx::SSE4_1
+    | leaf1_ecx::SSE4_2
+    | leaf1_ecx::X2APIC
+    | leaf1_ecx::MOVBE
+    | leaf1_ecx::POPCNT
+    | leaf1_ecx::TSC_DEADLINE
+    | leaf1_ecx::XSAVE
+    | leaf1_ecx::HYPERVISOR;
+const LEAF7_EBX: u32 = leaf7_ebx::FSGSBASE
+    | leaf7_ebx::TSC_ADJUST
+    | leaf7_ebx::BMI1
+    | leaf7_ebx::SMEP
+    | leaf7_ebx::BMI2
+    | leaf7_ebx::ERMS
+    | leaf7_ebx::SMAP;
+/// LAHF in 64-bit mode, LZCNT.
+const LEAF_8000_0001_ECX: u32 = 1 | 1 << 5;
+/// SYSCALL, NX, 1 GiB pages, RDTSCP, long mode.
+const LEAF_8000_0001_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
+const BRAND: &[u8; 48] = b"Cloud Hypervisor FT deterministic processor\0\0\0\0\0";
+const LAST_BASIC: u32 = 0x16;
+const LAST_EXTENDED: u32 = 0x8000_0008;
+
+/// Bytes of an XSAVE area with x87 and SSE state.
+pub const XSAVE_SIZE: u32 = 576;
+
+/// EAX, EBX, ECX, EDX of `leaf` and `subleaf`, given CR4.OSXSAVE.
+pub fn leaf(leaf: u32, subleaf: u32, osxsave: bool) -> [u32; 4] {
+    let leaf = match leaf {
+        // Beyond the last leaf the answer is that of the last basic one.
+        0x17..=0x3fff_ffff | 0x4000_0001..=0x7fff_ffff | 0x8000_0009.. => LAST_BASIC,
+        leaf => leaf,
+    };
+    match leaf {
+        0 => vendor(LAST_BASIC, b"GenuineIntel"),
+        1 => {
+            let dynamic = if osxsave { leaf1_ecx::OSXSAVE } else { 0 };
+            // One logical processor, 64-byte cache lines, initial APIC id 0.
+            [SIGNATURE, 1 << 16 | 8 << 8, LEAF1_ECX | dynamic, LEAF1_EDX]
+        }
+        // Descriptors that send software to leaf 4.
+        2 => [0x00ff_ff01, 0, 0, 0],
+        4 => cache(subleaf),
+        7 if subleaf == 0 => [0, LEAF7_EBX, 0, 0],
+        0xb => topology(subleaf),
+        0xd => xsave(subleaf),
+        0x15 => [1, (TSC_HZ / u64::from(CRYSTAL_HZ)) as u32, CRYSTAL_HZ, 0],
+        0x16 => [(TSC_HZ / 1_000_000) as u32, (TSC_HZ / 1_000_000) as u32, 25, 0],
+        0x4000_0000 => vendor(0x4000_0000, b"CloudHypFT\0\0"),
+        0x8000_0000 => [LAST_EXTENDED, 0, 0, 0],
+        0x8000_0001 => [0, 0, LEAF_8000_0001_ECX, LEAF_8000_0001_EDX],
+        0x8000_0002..=0x8000_0004 => brand(leaf - 0x8000_0002),
+        // 256 KiB of level-2 cache, 8 ways, 64-byte lines.
+        0x8000_0006 => [0, 0, 256 << 16 | 6 << 12 | 64, 0],
+        // The time-stamp counter runs at a constant rate in every state.
+        0x8000_0007 => [0, 0, 0, 1 << 8],
+        0x8000_0008 => [PHYSICAL_BITS | 48 << 8, 0, 0, 0],
+        _ => [0; 4],
+    }
+}
+
+fn word(bytes: &[u8], index: usize) -> u32 {
+    bytes[index * 4..index * 4 + 4]
+        .iter()
+        .rev()
+        .fold(0, |word, &byte| word << 8 | u32::from(byte))
+}
+
+/// The twelve letters go to EBX, EDX, ECX for leaf 0, and to EBX, ECX, EDX for hypervisors.
+fn vendor(last: u32, name: &[u8; 12]) -> [u32; 4] {
+    let (first, second, third) = (word(name, 0), word(name, 1), word(name, 2));
+    if last == LAST_BASIC { [last, first, third, second] } else { [last, first, second, third] }
+}
+
+fn brand(part: u32) -> [u32; 4] {
+    let from = part as usize * 4;
+    [0, 1, 2, 3].map(|index| word(BRAND, from + index))
+}
+
+/// Level-1 data and instruction caches of 32 KiB, level 2 of 256 KiB; 8 ways, 64-byte lines.
+fn cache(subleaf: u32) -> [u32; 4] {
+    let (kind, level, sets) = match subleaf {
+        0 => (1, 1, 64),
+        1 => (2, 1, 64),
+        2 => (3, 2, 512),
+        _ => return [0; 4],
+    };
+    [kind | level << 5 | 1 << 8, 7 << 22 | 63, sets - 1, 0]
+}
+
+fn topology(subleaf: u32) -> [u32; 4] {
+    match subleaf {
+        0 => [0, 1, 1 << 8, 0],
+        1 => [0, 1, 1 | 2 << 8, 0],
+        other => [0, 0, other & 0xff, 0],
+    }
+}
+
+fn xsave(subleaf: u32) -> [u32; 4] {
+    match subleaf {
+        // The legacy area, which holds both components, is there whichever is enabled.
+        0 => [3, XSAVE_SIZE, XSAVE_SIZE, 0],
+        _ => [0; 4],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vendor_reads_genuine_intel() {
+        let [_, ebx, ecx, edx] = leaf(0, 0, false);
+        let text: Vec<u8> = [ebx, edx, ecx].iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(text, b"GenuineIntel");
+    }
+
+    #[test]
+    fn crystal_times_ratio_is_the_counter_frequency() {
+        let [denominator, numerator, crystal, _] = leaf(0x15, 0, false);
+        assert_eq!(u64::from(crystal) * u64::from(numerator) / u64::from(denominator), TSC_HZ);
+    }
+
+    #[test]
+    fn no_leaf_offers_what_cannot_be_replayed() {
+        assert_eq!(leaf(1, 0, true)[2] & 1 << 30, 0, "RDRAND");
+        assert_eq!(leaf(7, 0, true)[1] & 1 << 18, 0, "RDSEED");
+    }
+}

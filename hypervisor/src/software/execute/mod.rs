@@ -1,0 +1,29 @@
+//! What instructions do: a file per family.
+//!
+//! A handler commits its effects at its end; when it stops early, registers and flags are as
+//! before, and so is memory. Undefined flags are given fixed values: where the manual leaves a
+//! flag undefined, the handler says what it does.
+
+pub mod alu;
+pub mod bits;
+pub mod branch;
+pub mod control;
+pub mod data;
+pub mod decimal;
+pub mod exchange;
+pub mod far;
+pub mod io;
+pub mod multiply;
+pub mod operand;
+pub mod processor;
+pub mod shift;
+pub mod stack;
+pub mod string;
+pub mod syscall;
+
+use crate::software::decode::Chosen;
+
+/// Chooses the handler of an x87, MMX or SSE instruction.
+pub fn choose_extension(_: &iced_x86::Instruction) -> Option<Chosen> {
+    None
+}

@@ -1,0 +1,173 @@
+//! The vCPU contract that every backend keeps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::exit::Exit;
+use crate::state::{CpuState, StateError};
+
+/// A host-side failure of a vCPU. What the guest does wrong is never one.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// An instruction this backend does not have.
+    #[error("cannot run instruction {bytes} at {rip:#x} in {mode}: {reason}")]
+    Emulation {
+        /// The instruction's bytes in hexadecimal.
+        bytes: String,
+        /// Its address.
+        rip: u64,
+        /// The processor mode.
+        mode: &'static str,
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// `complete_read` without a read that waits.
+    #[error("no read waits for its completion")]
+    NothingToComplete,
+    /// State handed in is not one this vCPU can have.
+    #[error("the vCPU refuses this state")]
+    State(#[from] StateError),
+}
+
+/// How the time-stamp counter follows logical time:
+/// `tsc = base_tsc + (t - base_time) * rate / 2^32`.
+///
+/// The product is taken in 128 bits and rounded down, so it is the same on every host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct TscClock {
+    /// Logical time of the last re-basing, in retired instructions.
+    pub base_time: u64,
+    /// Counter value at that time.
+    pub base_tsc: u64,
+    /// Counter ticks per 2^32 instructions.
+    pub rate: u64,
+}
+
+impl TscClock {
+    /// Counter value at logical time `time`, which must not lie before `base_time`.
+    pub fn at(&self, time: u64) -> u64 {
+        let passed = u128::from(time.saturating_sub(self.base_time)) * u128::from(self.rate);
+        self.base_tsc.wrapping_add((passed >> 32) as u64)
+    }
+}
+
+/// Makes a running vCPU come back from [`Vcpu::run`]. Can be sent to any thread.
+#[derive(Debug, Clone, Default)]
+pub struct Kicker(Arc<AtomicBool>);
+
+impl Kicker {
+    /// Asks the vCPU to return [`Exit::Kicked`] soon; stays asked until it has.
+    pub fn kick(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether a kick waits.
+    #[inline(always)]
+    pub fn is_kicked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes the kick back; says whether there was one.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Acquire)
+    }
+}
+
+/// A place where a debugger wants the vCPU to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DebugPoint {
+    /// Before the instruction at this linear address.
+    Execute(u64),
+    /// After a write to any of `len` bytes at this linear address.
+    Write {
+        /// First linear address.
+        address: u64,
+        /// Bytes, 1 to 8.
+        len: u8,
+    },
+    /// After a read or write of any of `len` bytes at this linear address.
+    Access {
+        /// First linear address.
+        address: u64,
+        /// Bytes, 1 to 8.
+        len: u8,
+    },
+}
+
+/// One virtual processor.
+///
+/// Order of use: `run` → [`Exit`] → completion → `run`. State is saved and restored only at an
+/// instruction boundary, which is where `run` stops with [`Exit::Reached`], [`Exit::Kicked`],
+/// [`Exit::Halted`] or [`Exit::InterruptWindow`].
+pub trait Vcpu: Send {
+    /// Instructions retired since the machine was made.
+    fn logical_time(&self) -> u64;
+
+    /// Runs until logical time `until`, or something else that [`Exit`] names.
+    ///
+    /// # Errors
+    /// Only for what the host or the backend cannot do.
+    fn run(&mut self, until: u64) -> Result<Exit, VcpuError>;
+
+    /// Answers a `PioRead`, `MmioRead` or `MsrRead` exit.
+    ///
+    /// # Errors
+    /// When no read waits.
+    fn complete_read(&mut self, value: u64) -> Result<(), VcpuError>;
+
+    /// Answers an `MsrRead` or `MsrWrite` exit with #GP(0).
+    ///
+    /// # Errors
+    /// When no such exit waits.
+    fn refuse_msr(&mut self) -> Result<(), VcpuError>;
+
+    /// Whether an interrupt can be taken at this instruction boundary.
+    fn can_take_interrupt(&self) -> bool;
+
+    /// Hands the vCPU an interrupt, delivered before its next instruction. Ends a HLT.
+    ///
+    /// # Panics
+    /// When [`Vcpu::can_take_interrupt`] is false: an interrupt would be lost.
+    fn inject_interrupt(&mut self, vector: u8);
+
+    /// Hands the vCPU a non-maskable interrupt, delivered before the next instruction that may
+    /// take it. One waits at most. Ends a HLT.
+    fn inject_nmi(&mut self);
+
+    /// Asks for [`Exit::InterruptWindow`] as soon as an interrupt can be taken.
+    fn request_interrupt_window(&mut self, wanted: bool);
+
+    /// Whether the vCPU is halted by HLT.
+    fn is_halted(&self) -> bool;
+
+    /// Task priority, 0 to 15.
+    fn cr8(&self) -> u8;
+
+    /// Sets the task priority, 0 to 15.
+    fn set_cr8(&mut self, priority: u8);
+
+    /// Tells how the time-stamp counter follows logical time from now on.
+    fn set_tsc_clock(&mut self, clock: TscClock);
+
+    /// What the guest's time-stamp counter is ahead of [`TscClock::at`], modulo 2^64.
+    fn tsc_offset(&self) -> u64;
+
+    /// Forgets every translation and decoded instruction, so that two vCPUs that execute the
+    /// same instructions from here on also fill their caches alike.
+    fn synchronise(&mut self);
+
+    /// State at this instruction boundary.
+    fn save(&self) -> CpuState;
+
+    /// Takes `state` over, and does what [`Vcpu::synchronise`] does.
+    ///
+    /// # Errors
+    /// When the state is not one this vCPU can have; the vCPU is then unchanged.
+    fn restore(&mut self, state: &CpuState) -> Result<(), VcpuError>;
+
+    /// Replaces the debugger's stopping places; at most 64.
+    fn set_debug_points(&mut self, points: &[DebugPoint]);
+
+    /// A handle that makes `run` return early.
+    fn kicker(&self) -> Kicker;
+}

@@ -1,0 +1,216 @@
+//! A virtual machine as one deterministic state machine: processor, memory, board, clock.
+//!
+//! ```text
+//!           inject ──▶ ┌───────────────────────────────┐ ──▶ take_outputs
+//!                      │ vcpu ⇄ board   memory   clock │
+//!           advance ─▶ └───────────────────────────────┘ ──▶ Stop
+//! ```
+//!
+//! The guest's clocks follow from logical time: the time-stamp counter runs at 1 GHz, so one of
+//! its ticks is one virtual nanosecond, and a device's deadline is the first instruction boundary
+//! at which the clock has reached it. So clock reads and timer interrupts are computed, on
+//! whichever side of a pair, and never logged.
+
+mod run;
+mod saved;
+
+use std::sync::Arc;
+
+use devices::board::{Board, BoardConfig};
+use devices::clock::VirtualTime;
+use devices::legacy::cmos_rtc::RtcConfig;
+use ft::event::{ControlOp, DeviceId, Input, Output, SyncPoint};
+use ft::machine::{MachineError, PAGE_SIZE, Page};
+use ft::time::{LogicalTime, PageNumber};
+use hypervisor::arch::x86_64::paging::PHYSICAL_BITS;
+use hypervisor::{
+    CpuState, GuestAddress, GuestMemory, Hypervisor, HypervisorError, Kicker, MemoryError,
+    TscClock, Vcpu,
+};
+
+use crate::loader::{self, LoadError, Payload};
+
+/// The serial port, as a source of inputs and outputs.
+pub const SERIAL: DeviceId = DeviceId(1);
+/// The debug console at port 0xe9.
+pub const DEBUG_CONSOLE: DeviceId = DeviceId(2);
+
+/// What a machine consists of. Equal on both sides of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineConfig {
+    /// Bytes of memory.
+    pub memory_size: u64,
+    /// Whether there is a serial port.
+    pub serial: bool,
+    /// Seconds since 1970 that the guest's clock shows when the machine is made.
+    pub start_seconds: u64,
+    /// What to boot; `None` for a machine whose state comes from elsewhere.
+    pub payload: Option<Arc<Payload>>,
+}
+
+/// Why a machine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// No memory.
+    #[error("cannot make the guest's memory")]
+    Memory(#[from] MemoryError),
+    /// The backend refused.
+    #[error("the hypervisor cannot make the machine")]
+    Hypervisor(#[from] HypervisorError),
+    /// The guest could not be loaded.
+    #[error("cannot load the guest")]
+    Load(#[from] LoadError),
+    /// The backend refused the state to start from.
+    #[error("the virtual processor refuses its first state")]
+    Vcpu(#[from] hypervisor::VcpuError),
+}
+
+/// A virtual machine.
+pub struct VirtualMachine {
+    config: MachineConfig,
+    hypervisor_name: &'static str,
+    memory: Arc<GuestMemory>,
+    vcpu: Box<dyn Vcpu>,
+    board: Board,
+    clock: SyncPoint,
+    /// Outputs that were not taken yet.
+    outputs: Vec<Output>,
+    powered_off: bool,
+    /// What the board was last told about the guest's time-stamp offset.
+    tsc_offset: u64,
+    resets: u64,
+}
+
+impl VirtualMachine {
+    /// A machine with its guest loaded, at logical time zero.
+    ///
+    /// # Errors
+    /// When memory, processor or guest cannot be had.
+    pub fn new(config: MachineConfig, hypervisor: &dyn Hypervisor) -> Result<Self, BuildError> {
+        let memory = Arc::new(GuestMemory::new(config.memory_size)?);
+        let mut vm = hypervisor.create_vm(memory.clone(), 1)?;
+        let vcpu = vm.take_vcpus().pop().expect("a VM of one vCPU has it");
+        let board = Self::board(&config);
+        let mut machine = Self {
+            hypervisor_name: hypervisor.name(),
+            memory,
+            vcpu,
+            board,
+            clock: SyncPoint::start(),
+            outputs: Vec::new(),
+            powered_off: false,
+            tsc_offset: 0,
+            resets: 0,
+            config,
+        };
+        if let Some(payload) = machine.config.payload.clone() {
+            let state = loader::load(&machine.memory, &payload, machine.config.serial)?;
+            machine.vcpu.restore(&state)?;
+        }
+        machine.set_clock(machine.clock);
+        Ok(machine)
+    }
+
+    fn board(config: &MachineConfig) -> Board {
+        Board::new(&BoardConfig {
+            serial: config.serial,
+            rtc: RtcConfig { base_seconds: config.start_seconds, ..RtcConfig::default() },
+            phys_address_bits: PHYSICAL_BITS as u8,
+        })
+    }
+
+    /// What the machine consists of.
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// The backend's name.
+    pub fn hypervisor_name(&self) -> &'static str {
+        self.hypervisor_name
+    }
+
+    /// A handle that makes [`ft::machine::Machine::advance`] return early.
+    pub fn kicker(&self) -> Kicker {
+        self.vcpu.kicker()
+    }
+
+    /// The processor's state at this boundary.
+    pub fn cpu_state(&self) -> CpuState {
+        self.vcpu.save()
+    }
+
+    /// Bytes that the serial port would take now.
+    pub fn serial_input_room(&self) -> usize {
+        self.board.serial_input_room()
+    }
+
+    fn virtual_time(&self) -> VirtualTime {
+        VirtualTime(self.clock.virtual_ns(LogicalTime(self.vcpu.logical_time())))
+    }
+
+    fn set_clock(&mut self, clock: SyncPoint) {
+        self.clock = clock;
+        // The clock's rate has 16 binary places, the counter's 32.
+        self.vcpu.set_tsc_clock(TscClock {
+            base_time: clock.at.0,
+            base_tsc: clock.sync.virtual_ns,
+            rate: u64::from(clock.sync.rate.0) << 16,
+        });
+    }
+
+    fn apply(&mut self, input: &Input) -> Result<(), MachineError> {
+        match input {
+            Input::Clock(sync) => {
+                if sync.virtual_ns < self.virtual_time().0 {
+                    return Err(MachineError::new(format!(
+                        "clock input of {} ns lies before {} ns, which the guest may have seen",
+                        sync.virtual_ns,
+                        self.virtual_time().0
+                    )));
+                }
+                let at = LogicalTime(self.vcpu.logical_time());
+                self.set_clock(SyncPoint { at, sync: *sync });
+                let now = self.virtual_time();
+                self.board.advance(now);
+            }
+            Input::Device { device: SERIAL, payload } => {
+                let room = self.board.serial_input_room();
+                if payload.len() > room {
+                    return Err(MachineError::new(format!(
+                        "{} bytes for the serial port, which has room for {room}",
+                        payload.len()
+                    )));
+                }
+                let taken = self.board.serial_input(payload);
+                assert_eq!(taken, payload.len(), "the port takes what it has room for");
+            }
+            Input::Device { device, .. } => {
+                return Err(MachineError::new(format!("no device {} takes input", device.0)));
+            }
+            Input::Control(ControlOp::PowerButton) => self.board.power_button(),
+            Input::Control(ControlOp::Nmi) => self.board.nmi_button(),
+            Input::Control(ControlOp::Reset) => {
+                self.reset().map_err(|error| MachineError::new(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_page(&self, page: PageNumber, bytes: &mut Page) {
+        self.memory.with_page(page.0, |from| bytes.copy_from_slice(from));
+    }
+
+    fn set_page(&mut self, page: PageNumber, bytes: &Page) {
+        let at: GuestAddress = self.memory.page_address(page.0);
+        let written = self.memory.write(at, bytes);
+        assert!(written.is_ok(), "page {page} lies inside memory");
+    }
+
+    fn pages(numbers: Vec<u64>) -> Vec<PageNumber> {
+        numbers.into_iter().map(PageNumber).collect()
+    }
+
+    fn page_total(&self) -> u64 {
+        self.memory.size() / PAGE_SIZE as u64
+    }
+}

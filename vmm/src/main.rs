@@ -1,0 +1,3 @@
+//! The `cloud-hypervisor` command.
+
+fn main() {}
