@@ -26,6 +26,8 @@ pub struct Pace {
     pub slice_ns: u64,
     /// How long the guest goes on behind an output, so that bytes that follow share its entry.
     pub linger_ns: u64,
+    /// Most instructions of a slice, however fast the guest seems to be.
+    pub max_instructions: u64,
 }
 
 impl Default for Pace {
@@ -33,6 +35,7 @@ impl Default for Pace {
         Self {
             slice_ns: 250_000,
             linger_ns: 20_000,
+            max_instructions: 1_000_000,
         }
     }
 }

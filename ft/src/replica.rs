@@ -25,7 +25,7 @@ use crate::primary::{Primary, StartError, StateError};
 use crate::protocol::Hello;
 use crate::record::Pace;
 use crate::status::{End, FtEvent, FtStatus, Next};
-use crate::time::HostTime;
+use crate::time::{Generation, HostTime};
 
 /// One side of a virtual machine.
 pub struct Replica {
@@ -268,6 +268,24 @@ impl Replica {
         match &self.role {
             RoleState::Primary(primary) => machine.map(|machine| primary.status(machine, now)),
             RoleState::Backup(backup) => Some(backup.status(machine)),
+        }
+    }
+
+    /// Its generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        match &self.role {
+            RoleState::Primary(primary) => primary.generation(),
+            RoleState::Backup(backup) => backup.generation(),
+        }
+    }
+
+    /// What it is doing, in a word or two, as in [`FtStatus::state`].
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match &self.role {
+            RoleState::Primary(primary) => primary.state_name(),
+            RoleState::Backup(backup) => backup.state_name(),
         }
     }
 

@@ -78,15 +78,8 @@ impl Kicker {
 pub enum DebugPoint {
     /// Before the instruction at this linear address.
     Execute(u64),
-    /// After a write to any of `len` bytes at this linear address.
+    /// After an instruction that changed any of `len` bytes at this linear address.
     Write {
-        /// First linear address.
-        address: u64,
-        /// Bytes, 1 to 8.
-        len: u8,
-    },
-    /// After a read or write of any of `len` bytes at this linear address.
-    Access {
         /// First linear address.
         address: u64,
         /// Bytes, 1 to 8.

@@ -3,15 +3,14 @@ use ft::event::{ClockSync, ClockRate, Input};
 use ft::machine::{Machine, Stop};
 use ft::time::LogicalTime;
 use std::io::Write;
-use std::sync::Arc;
 use std::time::Instant;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let payload = vmm::loader::Payload::read(args[1].as_ref(), Some(args[2].as_ref()), &args[3]).unwrap();
     let limit: u64 = args.get(4).map_or(u64::MAX, |n| n.parse().unwrap());
-    let config = vmm::machine::MachineConfig { memory_size: 256 << 20, serial: true, start_seconds: 1_700_000_000, payload: Some(Arc::new(payload)) };
-    let mut machine = vmm::machine::VirtualMachine::new(config, &hypervisor::software::SoftwareHypervisor).unwrap();
+    let config = vmm::machine::MachineConfig { memory_size: 256 << 20, serial: true, start_seconds: 1_700_000_000, boot_pages: 0 };
+    let mut machine = vmm::machine::VirtualMachine::new(config, &payload, &hypervisor::software::SoftwareHypervisor).unwrap();
     let start = Instant::now();
     let mut last = Instant::now();
     let mut last_t = 0;

@@ -2,3 +2,5 @@
 
 pub mod loader;
 pub mod machine;
+pub mod host;
+pub mod vm;

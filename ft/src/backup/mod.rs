@@ -315,6 +315,12 @@ impl Backup {
         }
     }
 
+    /// Its generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
     /// Why it ended, if it has.
     #[must_use]
     pub fn end(&self) -> Option<&End> {
@@ -441,7 +447,7 @@ impl Backup {
     }
 
     /// What this side is doing, in a word or two.
-    fn state_name(&self) -> &'static str {
+    pub(crate) fn state_name(&self) -> &'static str {
         match (&self.end, &self.phase) {
             (Some(End::PoweredOff), _) => "powered off",
             (Some(End::Fenced(_)), _) => "fenced",

@@ -376,6 +376,12 @@ impl Primary {
         }
     }
 
+    /// Its generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
     /// Why it ended, if it has.
     #[must_use]
     pub fn end(&self) -> Option<&End> {
@@ -514,7 +520,7 @@ impl Primary {
     }
 
     /// What this side is doing, in a word or two.
-    fn state_name(&self) -> &'static str {
+    pub(crate) fn state_name(&self) -> &'static str {
         match (&self.end, self.protection.as_deref()) {
             (Some(End::PoweredOff), _) => "powered off",
             (Some(End::Fenced(_)), _) => "fenced",

@@ -64,15 +64,29 @@ impl CodeCache {
         (key.rip ^ key.rip >> 15 ^ key.gpa >> 12) as usize % SLOTS
     }
 
-    /// The block that starts at `key`.
+    /// The block that starts at `key`; `build` makes it, with the pages of memory that hold its
+    /// bytes, when it is not there.
+    ///
+    /// # Errors
+    /// Those of `build`.
     #[inline(always)]
-    pub fn get(&self, key: &Key) -> Option<&Block> {
-        let slot = self.slots[Self::index(key)].as_deref()?;
-        (slot.key == *key).then_some(&slot.block)
+    pub fn get_or_insert<E>(
+        &mut self,
+        key: &Key,
+        build: impl FnOnce() -> Result<(Block, Vec<CodePage>), E>,
+    ) -> Result<&Block, E> {
+        let index = Self::index(key);
+        let hit = self.slots[index].as_deref().is_some_and(|slot| slot.key == *key);
+        if !hit {
+            let (block, pages) = build()?;
+            self.insert(*key, block, &pages);
+        }
+        let slot = self.slots[index].as_deref().expect("the slot was just found or filled");
+        Ok(&slot.block)
     }
 
     /// Keeps `block`, whose bytes lie in `pages` of memory, in place of what was in its slot.
-    pub fn insert(&mut self, key: Key, block: Block, pages: &[CodePage]) {
+    fn insert(&mut self, key: Key, block: Block, pages: &[CodePage]) {
         let index = Self::index(&key);
         for page in pages {
             let list = &mut self.pages[page.0 as usize];

@@ -22,6 +22,7 @@ pub mod cpuid;
 mod decode;
 pub mod exception;
 mod execute;
+mod fetch;
 pub mod flags;
 pub mod fpu;
 pub mod mmu;

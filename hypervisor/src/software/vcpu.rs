@@ -1,24 +1,23 @@
-//! The run loop: finds or decodes the next block, executes it, counts what retired, and takes
-//! interrupts, traps and stops at exact instruction boundaries.
+//! The run loop: executes blocks, counts what retired, and takes interrupts, traps and stops at
+//! exact instruction boundaries.
 //!
 //! Everything that changes what happens next is decided at a boundary from architectural state
 //! alone, never from how instructions were grouped into blocks: two runs that were cut into
 //! slices differently go through the same states.
+//!
+//! `Cpu::attention` is the one thing that the fast loop looks at. Whoever makes a condition true
+//! that the loop must see sets it; [`SoftwareVcpu::service`] sets it again while one lasts.
 
 use std::sync::Arc;
 
-use super::code_cache::{Block, CodeCache, Key, MOST_OPS};
-use super::cpu::{Cpu, Mode};
-use super::decode::{self, Decoded, Flow, MAX_INSTRUCTION};
+use super::code_cache::{Block, CodeCache, Key};
+use super::cpu::Cpu;
 use super::exception::Fault;
-use super::mmu::CodePage;
-use super::op::{Op, Stop};
+use super::op::Stop;
 use crate::arch::x86_64::control::rflags;
 use crate::arch::x86_64::exception;
-use crate::arch::x86_64::paging::PAGE_SIZE;
-use crate::arch::x86_64::segment::CS;
 use crate::exit::Exit;
-use crate::memory::{GuestAddress, GuestMemory};
+use crate::memory::GuestMemory;
 use crate::state::{CpuState, reset_state};
 use crate::vcpu::{DebugPoint, Kicker, TscClock, Vcpu, VcpuError};
 
@@ -43,8 +42,8 @@ pub struct SoftwareVcpu {
 struct Ended {
     /// Instructions that retired.
     retired: u64,
-    /// The instruction that stopped, and why.
-    stop: Option<(Stop, u16, u8)>,
+    /// RIP of the instruction that stopped, its length, and why it did.
+    stop: Option<(u64, u8, Stop)>,
 }
 
 impl SoftwareVcpu {
@@ -63,25 +62,18 @@ impl SoftwareVcpu {
         vcpu
     }
 
-    /// Deals with what must happen before the next instruction.
+    /// Deals with what must happen before the next instruction, and says whether that one must
+    /// run alone.
     fn service(&mut self) -> Result<Option<Exit>, VcpuError> {
-        self.cpu.attention = false;
+        if self.cpu.mmu.has_stale() {
+            self.drop_stale();
+        }
         if self.cpu.debug_trap {
             self.cpu.debug_trap = false;
             self.cpu.debug[4] |= DR6_SINGLE_STEP;
-            if let Some(exit) = self.deliver(Fault::plain(exception::DB)) {
-                return Ok(Some(exit));
-            }
+            return Ok(self.deliver(Fault::plain(exception::DB)));
         }
-        if self.cpu.interrupt_shadow || self.cpu.system_flags & rflags::TF != 0 {
-            // The next instruction runs alone; look again after it.
-            self.cpu.attention = true;
-        }
-        if self.cpu.pending_nmi
-            && !self.cpu.nmi_blocked
-            && !self.cpu.interrupt_shadow
-            && !self.cpu.bus.in_progress()
-        {
+        if self.cpu.pending_nmi && !self.cpu.nmi_blocked && self.at_open_boundary() {
             self.cpu.pending_nmi = false;
             self.cpu.nmi_blocked = true;
             let outcome = self.cpu.deliver_interrupt(exception::NMI);
@@ -101,10 +93,13 @@ impl SoftwareVcpu {
         Ok(None)
     }
 
+    /// No shadow and no instruction under way.
+    fn at_open_boundary(&self) -> bool {
+        !self.cpu.interrupt_shadow && !self.cpu.bus.in_progress()
+    }
+
     fn may_interrupt(&self) -> bool {
-        self.cpu.system_flags & rflags::IF != 0
-            && !self.cpu.interrupt_shadow
-            && !self.cpu.bus.in_progress()
+        self.cpu.system_flags & rflags::IF != 0 && self.at_open_boundary()
     }
 
     fn deliver(&mut self, fault: Fault) -> Option<Exit> {
@@ -115,6 +110,7 @@ impl SoftwareVcpu {
 
     fn after_delivery(&mut self, outcome: Result<(), Stop>) -> Option<Exit> {
         self.cpu.bus.clear();
+        self.cpu.attention = true;
         match outcome {
             Ok(()) => None,
             // A stack in device memory is nothing that a machine can go on from.
@@ -122,107 +118,7 @@ impl SoftwareVcpu {
         }
     }
 
-    /// Linear address of the next instruction.
-    fn linear_rip(&self) -> u64 {
-        match self.cpu.mode {
-            Mode::Long => self.cpu.rip,
-            _ => u64::from(self.cpu.segments[CS].base.wrapping_add(self.cpu.rip) as u32),
-        }
-    }
-
-    /// Guest physical address of the instruction byte at `linear`.
-    #[inline(always)]
-    fn fetch_address(&mut self, linear: u64) -> Result<u64, Fault> {
-        let page = linear & !(PAGE_SIZE - 1);
-        if self.cpu.mode == Mode::Long && !self.cpu.is_canonical(linear) {
-            return Err(Fault::with_code(exception::GP, 0));
-        }
-        match self.cpu.mmu.fetch_page(page, self.cpu.cpl == 3) {
-            Ok(gpa) => Ok(gpa | (linear & (PAGE_SIZE - 1))),
-            Err(error) => Err(Fault::page(error.0, linear)),
-        }
-    }
-
-    /// Reads instruction bytes up to the end of the page at `gpa`.
-    fn fetch_bytes(&self, gpa: u64, most: usize) -> Vec<u8> {
-        let room = (PAGE_SIZE - gpa % PAGE_SIZE) as usize;
-        let mut bytes = vec![0; room.min(most)];
-        // Code in device memory reads as all ones, which is not an instruction anyone wants.
-        if self.cpu.mmu.memory().read(GuestAddress(gpa), &mut bytes).is_err() {
-            bytes.fill(0xff);
-        }
-        bytes
-    }
-
-    /// Decodes the instruction at RIP, which starts at `gpa`; tells how many of its bytes lie in
-    /// the first page, and where the second is.
-    fn decode_one(&mut self, gpa: u64) -> Result<(Decoded, Option<u64>), Fault> {
-        let (rip, mode) = (self.cpu.rip, self.cpu.mode);
-        let mut bytes = self.fetch_bytes(gpa, MAX_INSTRUCTION);
-        if let Some(decoded) = decode::decode(&bytes, rip, mode) {
-            return Ok((decoded, None));
-        }
-        let next_page = self.linear_rip().wrapping_add(bytes.len() as u64);
-        let second = self.fetch_address(next_page)?;
-        let rest = MAX_INSTRUCTION - bytes.len();
-        bytes.extend(self.fetch_bytes(second, rest));
-        let decoded = decode::decode(&bytes, rip, mode)
-            .expect("the decoder never wants more than the longest instruction");
-        Ok((decoded, Some(second)))
-    }
-
-    /// Decodes a block at RIP and keeps it.
-    fn build_block(&mut self, key: Key) -> Result<(), Fault> {
-        let bytes = self.fetch_bytes(key.gpa, PAGE_SIZE as usize);
-        let mut ops: Vec<Op> = Vec::new();
-        let mut at = 0usize;
-        while ops.len() < MOST_OPS {
-            let rip = key.rip.wrapping_add(at as u64);
-            let Some(Decoded { mut op, flow }) = decode::decode(&bytes[at..], rip, key.mode) else {
-                break;
-            };
-            if flow == Flow::Alone && !ops.is_empty() {
-                break;
-            }
-            op.offset = at as u16;
-            at += usize::from(op.len);
-            ops.push(op);
-            if flow != Flow::Next {
-                break;
-            }
-        }
-        let mut pages = Vec::new();
-        if ops.is_empty() {
-            let (Decoded { op, .. }, second) = self.decode_one(key.gpa)?;
-            at = usize::from(op.len);
-            ops.push(op);
-            if let Some(second) = second {
-                self.note_code(second, (at - bytes.len()) as u64, &mut pages);
-            }
-        }
-        self.note_code(key.gpa, at.min(bytes.len()) as u64, &mut pages);
-        let next_rip = self.wrap_rip(key.rip.wrapping_add(at as u64));
-        let block = Block { rip: key.rip, next_rip, ops: ops.into_boxed_slice() };
-        self.cache.insert(key, block, &pages);
-        Ok(())
-    }
-
-    fn note_code(&mut self, gpa: u64, len: u64, pages: &mut Vec<CodePage>) {
-        self.cpu.mmu.note_code(gpa, len);
-        if let Some(offset) = self.cpu.mmu.memory().offset_of(gpa) {
-            pages.push(CodePage(offset / PAGE_SIZE));
-        }
-    }
-
-    fn wrap_rip(&self, rip: u64) -> u64 {
-        match self.cpu.mode {
-            Mode::Long => rip,
-            _ => rip & 0xffff_ffff,
-        }
-    }
-
     /// Drops blocks whose bytes were or will be overwritten.
-    #[cold]
     fn drop_stale(&mut self) {
         for page in self.cpu.mmu.take_stale() {
             self.cache.drop_page(page);
@@ -230,35 +126,23 @@ impl SoftwareVcpu {
         }
     }
 
-    /// Runs one instruction decoded for this once.
-    #[cold]
-    fn run_apart(&mut self) -> Result<Option<Exit>, VcpuError> {
-        self.apart = false;
-        let linear = self.linear_rip();
-        let decoded = self.fetch_address(linear).and_then(|gpa| self.decode_one(gpa));
-        let op = match decoded {
-            Ok((decoded, _)) => decoded.op,
-            Err(fault) => return Ok(self.deliver(fault)),
-        };
-        let rip = self.cpu.rip;
-        self.cpu.rip = self.wrap_rip(rip.wrapping_add(u64::from(op.len)));
-        self.cpu.bus.rewind();
-        let ended = match (op.run)(&mut self.cpu, &op) {
-            Ok(()) => Ended { retired: 1, stop: None },
-            Err(stop) => Ended { retired: 0, stop: Some((stop, 0, op.len)) },
-        };
-        self.finish(rip, ended)
+    /// Books what retired and turns a stop into an exit, a delivery, or nothing.
+    #[inline(always)]
+    fn finish(&mut self, ended: Ended) -> Result<Option<Exit>, VcpuError> {
+        self.cpu.retired += ended.retired;
+        match ended.stop {
+            None => Ok(None),
+            Some((rip, len, stop)) => self.finish_stop(rip, len, stop),
+        }
     }
 
-    /// Books what retired and turns a stop into an exit, a delivery, or nothing.
-    fn finish(&mut self, block_rip: u64, ended: Ended) -> Result<Option<Exit>, VcpuError> {
-        self.cpu.retired += ended.retired;
-        let Some((stop, offset, len)) = ended.stop else { return Ok(None) };
-        let rip = self.wrap_rip(block_rip.wrapping_add(u64::from(offset)));
+    #[inline(never)]
+    fn finish_stop(&mut self, rip: u64, len: u8, stop: Stop) -> Result<Option<Exit>, VcpuError> {
+        self.cpu.attention = true;
+        let rip = self.cpu.wrap_rip(rip);
         match stop {
             Stop::Halted | Stop::TaskPriority => {
                 self.cpu.retired += 1;
-                self.after_one();
                 Ok(Some(if stop == Stop::Halted { Exit::Halted } else { Exit::TaskPriority }))
             }
             Stop::Fault => {
@@ -287,7 +171,7 @@ impl SoftwareVcpu {
 
     fn unsupported(&mut self, len: u8) -> VcpuError {
         let mut bytes = vec![0; usize::from(len)];
-        let linear = self.linear_rip();
+        let linear = self.cpu.linear_rip();
         let readable = self.cpu.as_processor(|cpu| cpu.read_bytes(linear, &mut bytes)).is_ok();
         let text: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         VcpuError::Emulation {
@@ -298,118 +182,163 @@ impl SoftwareVcpu {
         }
     }
 
-    /// What follows an instruction that ran alone because something waits on it.
-    fn after_one(&mut self) {
-        self.cpu.bus.clear();
-        self.passed_breakpoint = false;
-        self.cpu.interrupt_shadow = false;
-        self.cpu.attention = true;
-    }
-
     /// Whether the next instruction must run alone, to look at things before and after it.
-    #[inline(always)]
     fn must_step(&self) -> bool {
-        self.cpu.interrupt_shadow
+        self.apart
+            || self.cpu.interrupt_shadow
             || self.cpu.system_flags & rflags::TF != 0
             || self.cpu.bus.in_progress()
             || !self.debug_points.is_empty()
     }
 
     /// Runs exactly one instruction with everything that may surround it.
-    #[cold]
     fn step(&mut self) -> Result<Option<Exit>, VcpuError> {
         if !self.passed_breakpoint && self.at_breakpoint() {
             self.passed_breakpoint = true;
             return Ok(Some(Exit::Debug));
         }
         let traced = self.cpu.system_flags & rflags::TF != 0;
-        let shadowed = self.cpu.interrupt_shadow;
+        let shadowed = std::mem::take(&mut self.cpu.interrupt_shadow);
         let before = self.cpu.retired;
         let watched = self.watched_values();
-        let exit = self.run_block(1)?;
-        if self.cpu.retired > before {
-            let new_shadow = self.cpu.interrupt_shadow && !shadowed;
-            self.after_one();
-            self.cpu.interrupt_shadow = new_shadow;
-            self.cpu.debug_trap |= traced && !self.cpu.debug_trap;
-            if exit.is_none() && watched != self.watched_values() {
-                return Ok(Some(Exit::Debug));
-            }
+        let exit = if self.apart { self.run_apart()? } else { self.run_block(1)? };
+        self.cpu.attention = true;
+        if self.cpu.retired == before {
+            // It did not retire; a fault's delivery ends the shadow, anything else keeps it.
+            let waits = self.cpu.bus.waiting().is_some() || self.apart;
+            self.cpu.interrupt_shadow |= shadowed && waits;
+            return Ok(exit);
+        }
+        self.cpu.bus.clear();
+        self.passed_breakpoint = false;
+        self.cpu.debug_trap |= traced;
+        if exit.is_none() && watched != self.watched_values() {
+            return Ok(Some(Exit::Debug));
         }
         Ok(exit)
     }
 
+    /// Runs one instruction decoded for this once.
+    fn run_apart(&mut self) -> Result<Option<Exit>, VcpuError> {
+        self.apart = false;
+        let linear = self.cpu.linear_rip();
+        let decoded = match self.cpu.fetch_address(linear) {
+            Ok(gpa) => self.cpu.decode_one(gpa),
+            Err(fault) => Err(fault),
+        };
+        let op = match decoded {
+            Ok((decoded, _)) => decoded.op,
+            Err(fault) => return Ok(self.deliver(fault)),
+        };
+        let rip = self.cpu.rip;
+        self.cpu.rip = self.cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
+        self.cpu.bus.rewind();
+        let ended = match (op.run)(&mut self.cpu, &op) {
+            Ok(()) => Ended { retired: 1, stop: None },
+            Err(stop) => Ended { retired: 0, stop: Some((rip, op.len, stop)) },
+        };
+        self.finish(ended)
+    }
+
     fn at_breakpoint(&self) -> bool {
-        let linear = self.linear_rip();
-        self.debug_points.iter().any(|point| *point == DebugPoint::Execute(linear))
+        let linear = self.cpu.linear_rip();
+        self.debug_points.contains(&DebugPoint::Execute(linear))
     }
 
     /// The watched bytes, to be compared after the instruction.
-    fn watched_values(&mut self) -> Vec<Option<[u8; 8]>> {
-        let points = self.debug_points.clone();
-        let mut values = Vec::new();
-        for point in points {
-            if let DebugPoint::Write { address, len } | DebugPoint::Access { address, len } = point {
-                values.push(self.peek(address, len));
-            }
-        }
-        values
-    }
-
-    /// Reads without leaving a trace in the guest: only through pages already translated.
-    fn peek(&self, address: u64, len: u8) -> Option<[u8; 8]> {
-        self.cpu.mmu.peek(address, usize::from(len.min(8)))
+    fn watched_values(&self) -> Vec<Option<[u8; 8]>> {
+        let watched = self.debug_points.iter().filter_map(|point| match point {
+            DebugPoint::Write { address, len } => Some((*address, *len)),
+            DebugPoint::Execute(_) => None,
+        });
+        watched.map(|(address, len)| self.cpu.mmu.peek(address, usize::from(len.min(8)))).collect()
     }
 
     /// Executes the block at RIP, at most `limit` instructions of it.
     #[inline(always)]
     fn run_block(&mut self, limit: u64) -> Result<Option<Exit>, VcpuError> {
-        let linear = self.linear_rip();
-        let gpa = match self.fetch_address(linear) {
-            Ok(gpa) => gpa,
+        let linear = self.cpu.linear_rip();
+        let Self { cpu, cache, kicker, .. } = self;
+        let found = cpu.fetch_address(linear).and_then(|gpa| {
+            let key = Key { rip: cpu.rip, gpa, mode: cpu.mode };
+            cache.get_or_insert(&key, || cpu.build_block(&key))
+        });
+        let ended = match found {
+            Ok(block) => execute(cpu, block, limit, kicker),
             Err(fault) => return Ok(self.deliver(fault)),
         };
-        let key = Key { rip: self.cpu.rip, gpa, mode: self.cpu.mode };
-        if self.cache.get(&key).is_none()
-            && let Err(fault) = self.build_block(key)
-        {
-            return Ok(self.deliver(fault));
+        self.finish(ended)
+    }
+
+    /// What the slow side of the loop does: one look around, and one instruction or block.
+    #[inline(never)]
+    fn run_attentively(&mut self, until: u64) -> Result<Option<Exit>, VcpuError> {
+        self.cpu.attention = false;
+        if let Some(exit) = self.service()? {
+            return Ok(Some(exit));
         }
-        let Self { cpu, cache, .. } = self;
-        let block = cache.get(&key).expect("a block that was just built is there");
-        cpu.bus.rewind();
-        let ended = execute(cpu, block, limit);
-        let rip = block.rip;
-        self.finish(rip, ended)
+        if self.cpu.attention {
+            // Something was delivered; look again before anything runs.
+            return Ok(None);
+        }
+        if self.cpu.retired >= until {
+            return Ok(Some(Exit::Reached));
+        }
+        if self.cpu.halted {
+            return Ok(Some(Exit::Halted));
+        }
+        if self.kicker.is_kicked() && !self.cpu.bus.in_progress() {
+            self.kicker.take();
+            return Ok(Some(Exit::Kicked));
+        }
+        if self.must_step() {
+            return self.step();
+        }
+        self.run_block(until - self.cpu.retired)
     }
 }
 
-/// Executes at most `limit` instructions of `block`, over and over while it jumps to itself.
+/// Executes at most `limit` instructions of `block`, over and over while it branches to itself.
 #[inline(always)]
-fn execute(cpu: &mut Cpu, block: &Block, limit: u64) -> Ended {
+fn execute(cpu: &mut Cpu, block: &Block, limit: u64, kicker: &Kicker) -> Ended {
     let len = block.ops.len() as u64;
-    if limit < len {
-        return execute_part(cpu, block, limit as usize);
-    }
-    cpu.rip = block.next_rip;
-    for (index, op) in block.ops.iter().enumerate() {
-        if let Err(stop) = (op.run)(cpu, op) {
-            return Ended { retired: index as u64, stop: Some((stop, op.offset, op.len)) };
+    let mut retired = 0;
+    cpu.bus.rewind();
+    loop {
+        if limit - retired < len {
+            return execute_part(cpu, block, retired, limit);
+        }
+        cpu.rip = block.next_rip;
+        for (index, op) in block.ops.iter().enumerate() {
+            if let Err(stop) = (op.run)(cpu, op) {
+                let rip = block.rip.wrapping_add(u64::from(op.offset));
+                return Ended {
+                    retired: retired + index as u64,
+                    stop: Some((rip, op.len, stop)),
+                };
+            }
+        }
+        retired += len;
+        if cpu.rip != block.rip || cpu.attention || kicker.is_kicked() {
+            return Ended { retired, stop: None };
         }
     }
-    Ended { retired: len, stop: None }
 }
 
+/// The first instructions of `block`, until `limit` have retired.
 #[cold]
-fn execute_part(cpu: &mut Cpu, block: &Block, count: usize) -> Ended {
-    for (index, op) in block.ops[..count].iter().enumerate() {
+#[inline(never)]
+fn execute_part(cpu: &mut Cpu, block: &Block, mut retired: u64, limit: u64) -> Ended {
+    for op in &block.ops[..(limit - retired) as usize] {
+        let rip = block.rip.wrapping_add(u64::from(op.offset));
         // RIP is the next instruction while a handler runs.
-        cpu.rip = block.rip.wrapping_add(u64::from(op.offset) + u64::from(op.len));
+        cpu.rip = cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
         if let Err(stop) = (op.run)(cpu, op) {
-            return Ended { retired: index as u64, stop: Some((stop, op.offset, op.len)) };
+            return Ended { retired, stop: Some((rip, op.len, stop)) };
         }
+        retired += 1;
     }
-    Ended { retired: count as u64, stop: None }
+    Ended { retired, stop: None }
 }
 
 impl Vcpu for SoftwareVcpu {
@@ -429,28 +358,9 @@ impl Vcpu for SoftwareVcpu {
         }
         self.cpu.attention = true;
         loop {
-            if self.cpu.attention
-                && let Some(exit) = self.service()?
-            {
-                return Ok(exit);
-            }
-            if self.cpu.mmu.has_stale() {
-                self.drop_stale();
-            }
-            if self.cpu.retired >= until {
-                return Ok(Exit::Reached);
-            }
-            if self.cpu.halted {
-                return Ok(Exit::Halted);
-            }
-            if self.kicker.is_kicked() && !self.cpu.bus.in_progress() {
-                self.kicker.take();
-                return Ok(Exit::Kicked);
-            }
-            let exit = if self.apart {
-                self.run_apart()?
-            } else if self.must_step() {
-                self.step()?
+            let look = self.cpu.attention || self.kicker.is_kicked() || self.cpu.retired >= until;
+            let exit = if look {
+                self.run_attentively(until)?
             } else {
                 self.run_block(until - self.cpu.retired)?
             };

@@ -11,6 +11,7 @@
 //! at which the clock has reached it. So clock reads and timer interrupts are computed, on
 //! whichever side of a pair, and never logged.
 
+mod boot_image;
 mod run;
 mod saved;
 
@@ -20,14 +21,16 @@ use devices::board::{Board, BoardConfig};
 use devices::clock::VirtualTime;
 use devices::legacy::cmos_rtc::RtcConfig;
 use ft::event::{ControlOp, DeviceId, Input, Output, SyncPoint};
-use ft::machine::{MachineError, PAGE_SIZE, Page};
+use ft::machine::{MachineError, Page};
 use ft::time::{LogicalTime, PageNumber};
 use hypervisor::arch::x86_64::paging::PHYSICAL_BITS;
 use hypervisor::{
     CpuState, GuestAddress, GuestMemory, Hypervisor, HypervisorError, Kicker, MemoryError,
     TscClock, Vcpu,
 };
+use serde::{Deserialize, Serialize};
 
+use self::boot_image::{BootImage, MOST_PAGES};
 use crate::loader::{self, LoadError, Payload};
 
 /// The serial port, as a source of inputs and outputs.
@@ -36,7 +39,7 @@ pub const SERIAL: DeviceId = DeviceId(1);
 pub const DEBUG_CONSOLE: DeviceId = DeviceId(2);
 
 /// What a machine consists of. Equal on both sides of a pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineConfig {
     /// Bytes of memory.
     pub memory_size: u64,
@@ -44,8 +47,25 @@ pub struct MachineConfig {
     pub serial: bool,
     /// Seconds since 1970 that the guest's clock shows when the machine is made.
     pub start_seconds: u64,
-    /// What to boot; `None` for a machine whose state comes from elsewhere.
-    pub payload: Option<Arc<Payload>>,
+    /// Pages that the boot files take.
+    pub boot_pages: u64,
+}
+
+impl MachineConfig {
+    /// The configuration that a fingerprint tells of, if this program can make such a machine.
+    pub fn from_fingerprint(fingerprint: &str) -> Option<Self> {
+        let word = |name: &str| {
+            let mut words = fingerprint.split(' ').skip_while(|word| *word != name);
+            words.nth(1)
+        };
+        let config = Self {
+            memory_size: word("memory")?.parse().ok()?,
+            serial: word("serial")?.parse().ok()?,
+            start_seconds: 0,
+            boot_pages: word("boot-pages")?.parse().ok().filter(|&n| n <= MOST_PAGES)?,
+        };
+        Some(config)
+    }
 }
 
 /// Why a machine could not be made.
@@ -60,6 +80,9 @@ pub enum BuildError {
     /// The guest could not be loaded.
     #[error("cannot load the guest")]
     Load(#[from] LoadError),
+    /// The boot files are too large, or not there.
+    #[error("the boot files {0}")]
+    BootFiles(&'static str),
     /// The backend refused the state to start from.
     #[error("the virtual processor refuses its first state")]
     Vcpu(#[from] hypervisor::VcpuError),
@@ -79,6 +102,7 @@ pub struct VirtualMachine {
     /// What the board was last told about the guest's time-stamp offset.
     tsc_offset: u64,
     resets: u64,
+    boot: BootImage,
 }
 
 impl VirtualMachine {
@@ -86,7 +110,29 @@ impl VirtualMachine {
     ///
     /// # Errors
     /// When memory, processor or guest cannot be had.
-    pub fn new(config: MachineConfig, hypervisor: &dyn Hypervisor) -> Result<Self, BuildError> {
+    pub fn new(
+        config: MachineConfig,
+        payload: &Payload,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Self, BuildError> {
+        let boot = BootImage::of(payload);
+        if boot.page_count() > MOST_PAGES {
+            return Err(BuildError::BootFiles("are larger than 1 GiB"));
+        }
+        let config = MachineConfig { boot_pages: boot.page_count(), ..config };
+        let mut machine = Self::blank(config, hypervisor)?;
+        machine.boot = boot;
+        let state = loader::load(&machine.memory, payload, machine.config.serial)?;
+        machine.vcpu.restore(&state)?;
+        machine.set_clock(machine.clock);
+        Ok(machine)
+    }
+
+    /// A machine of zeroes, whose state is to come from elsewhere.
+    ///
+    /// # Errors
+    /// When memory or processor cannot be had.
+    pub fn blank(config: MachineConfig, hypervisor: &dyn Hypervisor) -> Result<Self, BuildError> {
         let memory = Arc::new(GuestMemory::new(config.memory_size)?);
         let mut vm = hypervisor.create_vm(memory.clone(), 1)?;
         let vcpu = vm.take_vcpus().pop().expect("a VM of one vCPU has it");
@@ -101,12 +147,9 @@ impl VirtualMachine {
             powered_off: false,
             tsc_offset: 0,
             resets: 0,
+            boot: BootImage::blank(config.boot_pages),
             config,
         };
-        if let Some(payload) = machine.config.payload.clone() {
-            let state = loader::load(&machine.memory, &payload, machine.config.serial)?;
-            machine.vcpu.restore(&state)?;
-        }
         machine.set_clock(machine.clock);
         Ok(machine)
     }
@@ -197,10 +240,17 @@ impl VirtualMachine {
     }
 
     fn copy_page(&self, page: PageNumber, bytes: &mut Page) {
-        self.memory.with_page(page.0, |from| bytes.copy_from_slice(from));
+        match page.0.checked_sub(self.memory.page_count()) {
+            None => self.memory.with_page(page.0, |from| bytes.copy_from_slice(from)),
+            Some(index) => bytes.copy_from_slice(self.boot.page(index)),
+        }
     }
 
     fn set_page(&mut self, page: PageNumber, bytes: &Page) {
+        if let Some(index) = page.0.checked_sub(self.memory.page_count()) {
+            self.boot.page_mut(index).copy_from_slice(bytes);
+            return;
+        }
         let at: GuestAddress = self.memory.page_address(page.0);
         let written = self.memory.write(at, bytes);
         assert!(written.is_ok(), "page {page} lies inside memory");
@@ -211,6 +261,6 @@ impl VirtualMachine {
     }
 
     fn page_total(&self) -> u64 {
-        self.memory.size() / PAGE_SIZE as u64
+        self.memory.page_count() + self.boot.page_count()
     }
 }

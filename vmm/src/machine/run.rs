@@ -197,10 +197,8 @@ impl VirtualMachine {
         self.resets += 1;
         self.tsc_offset = 0;
         self.clear_memory();
-        let mut state = match &self.config.payload {
-            Some(payload) => loader::load(&self.memory, payload, self.config.serial)?,
-            None => hypervisor::state::reset_state(),
-        };
+        let payload = self.boot.payload().ok_or(BuildError::BootFiles("are not there"))?;
+        let mut state = loader::load(&self.memory, &payload, self.config.serial)?;
         state.logical_time = time;
         state.tsc = tsc;
         self.vcpu.restore(&state)?;

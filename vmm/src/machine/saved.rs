@@ -101,8 +101,11 @@ fn flatten(path: String, value: &serde_json::Value, fields: &mut Vec<(String, St
 impl Machine for VirtualMachine {
     fn fingerprint(&self) -> String {
         format!(
-            "machine {MACHINE_VERSION} cpu {CPU_VERSION} {} memory {} serial {}",
-            self.hypervisor_name, self.config.memory_size, self.config.serial
+            "machine {MACHINE_VERSION} cpu {CPU_VERSION} {} memory {} serial {} boot-pages {}",
+            self.hypervisor_name,
+            self.config.memory_size,
+            self.config.serial,
+            self.config.boot_pages,
         )
     }
 
@@ -196,7 +199,10 @@ impl Machine for VirtualMachine {
     }
 
     fn page_digest(&self, page: PageNumber) -> u64 {
-        self.memory.with_page(page.0, ft::digest::of_page)
+        match page.0.checked_sub(self.memory.page_count()) {
+            None => self.memory.with_page(page.0, ft::digest::of_page),
+            Some(index) => ft::digest::of_page(self.boot.page(index)),
+        }
     }
 
     fn take_dirty_pages(&mut self) -> Vec<PageNumber> {
@@ -204,7 +210,9 @@ impl Machine for VirtualMachine {
     }
 
     fn touched_pages(&self) -> Vec<PageNumber> {
-        Self::pages(self.memory.touched())
+        let mut pages = Self::pages(self.memory.touched());
+        pages.extend((self.memory.page_count()..self.page_total()).map(PageNumber));
+        pages
     }
 
     fn synchronise(&mut self) {

@@ -2,7 +2,7 @@
 //!
 //! Three formats: binary32 (`u32` bits), binary64 (`u64` bits) and the x87's 80-bit extended
 //! format ([`F80`]). Operands are taken apart into [`Unpacked`], computed exactly in integers, and
-//! rounded once by [`round`]. Rounding mode, precision control, exception masks and flags are in
+//! rounded once (`round.rs`). Rounding mode, precision control, exception masks and flags are in
 //! [`FloatEnv`]; nothing here reads or writes the host's floating-point environment.
 //!
 //! Modelled: the four rounding modes, the three precisions of the x87, all six exceptions with

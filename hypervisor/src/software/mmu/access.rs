@@ -134,7 +134,9 @@ impl Cpu {
         let entry = if tag & EMPTY == 0 && tag & !PAGE_MASK == linear & !PAGE_MASK {
             entry
         } else {
-            match self.mmu.fill(linear, write) {
+            let filled = self.mmu.fill(linear, write);
+            self.attention |= self.mmu.has_stale();
+            match filled {
                 Ok(entry) => entry,
                 Err(error) => return Err(self.raise(Fault::page(error.0, linear))),
             }

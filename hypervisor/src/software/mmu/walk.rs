@@ -52,14 +52,18 @@ const RESERVED: u64 = ((1 << 52) - 1) & !((1 << PHYSICAL_BITS) - 1);
 const PDPTE_PAE_RESERVED: u64 = RESERVED | 0x1e6 | NO_EXECUTE | (0x7ff << 52);
 
 impl Mmu {
+    /// Guest physical address of an instruction page, `linear` being its first byte, if its
+    /// translation is cached.
+    #[inline(always)]
+    pub fn cached_fetch_page(&self, linear: u64, user: bool) -> Option<u64> {
+        self.fetch[usize::from(user)].get(linear)
+    }
+
     /// Guest physical address of an instruction page, `linear` being its first byte.
     ///
     /// # Errors
     /// The page fault's error code.
     pub fn fetch_page(&mut self, linear: u64, user: bool) -> Result<u64, PageFault> {
-        if let Some(gpa) = self.fetch[usize::from(user)].get(linear) {
-            return Ok(gpa);
-        }
         let context = if user { Context::User } else { Context::Supervisor };
         let leaf = self.walk(linear, Access::Fetch, context)?;
         self.fetch[usize::from(user)].set(linear, leaf.gpa | u64::from(leaf.global));

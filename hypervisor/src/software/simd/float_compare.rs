@@ -58,7 +58,7 @@ macro_rules! comparisons {
     ($bits:ty, $format:ident, $to:ident, $from:ident, $with_low:ident,
      $packed:ident, $scalar:ident, $comi:ident, $ucomi:ident,
      $min:ident, $minimum:ident, $max:ident, $maximum:ident, $suffix:literal, $letter:literal) => {
-        #[doc = concat!("CMPP", $letter, ": a mask of ones in each lane where the predicate holds.")]
+        #[doc = concat!("CMPP", $letter, ": ones in each lane where the predicate holds.")]
         pub fn $packed(
             a: u128,
             b: u128,

@@ -372,9 +372,10 @@ fn string_comparison_matches_the_processor() {
                          in("edx") b_length as i32, out("xmm0") mask);
                 }
                 let flags = [got.carry, got.zero, got.sign, got.overflow].map(u8::from);
-                assert_eq!(flags, [c, z, s, o], "pcmpestri {a:x} {a_length} {b:x} {b_length} {}", $imm);
-                assert_eq!(got.index(), index, "pcmpestri {a:x} {a_length} {b:x} {b_length} {}", $imm);
-                assert_eq!(got.mask(), value(mask), "pcmpestrm {a:x} {a_length} {b:x} {}", $imm);
+                let case = format!("{a:x} {a_length} {b:x} {b_length} {}", $imm);
+                assert_eq!(flags, [c, z, s, o], "pcmpestri {case}");
+                assert_eq!(got.index(), index, "pcmpestri {case}");
+                assert_eq!(got.mask(), value(mask), "pcmpestrm {case}");
                 let got = string::pcmpistr(a, b, $imm);
                 let (index, c, z, s, o): Indexed;
                 let mask: __m128i;

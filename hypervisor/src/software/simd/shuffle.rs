@@ -4,7 +4,7 @@
 //! `a` is the destination operand and `b` the source; lanes count from the least significant.
 //! Functions generic over [`Vector`] have an MMX form. Spec: Intel SDM vol. 2 under each mnemonic.
 
-use super::vector::{Vector, lanes64, lanes128};
+use super::vector::{Vector, lanes128};
 
 /// PACKSSWB: signed words to signed bytes, saturating.
 #[inline]
@@ -126,18 +126,29 @@ fn field(control: u8, i: usize) -> usize {
     usize::from(control >> (2 * i) & 3)
 }
 
+/// The doubleword chosen by field `i` of a control, without a trip through memory.
+#[inline(always)]
+fn choose32(value: u128, control: u8, i: usize) -> u128 {
+    let index = field(control, i);
+    let half = if index & 2 == 0 {
+        value as u64
+    } else {
+        (value >> 64) as u64
+    };
+    u128::from((half >> (32 * (index & 1))) as u32) << (32 * i)
+}
+
 /// PSHUFD: doublewords of `b` by two-bit indices.
 #[inline]
 pub fn pshufd(b: u128, control: u8) -> u128 {
-    let lanes = lanes128::to32(b);
-    lanes128::from32(std::array::from_fn(|i| lanes[field(control, i)]))
+    shufps(b, b, control)
 }
 
 /// PSHUFW: words of an MMX register by two-bit indices.
 #[inline]
 pub fn pshufw(b: u64, control: u8) -> u64 {
-    let lanes = lanes64::to16(b);
-    lanes64::from16(std::array::from_fn(|i| lanes[field(control, i)]))
+    let choose = |i: usize| (b >> (16 * field(control, i)) & 0xffff) << (16 * i);
+    choose(0) | choose(1) | choose(2) | choose(3)
 }
 
 /// PSHUFLW: shuffles the low four words, keeps the rest.
@@ -155,13 +166,8 @@ pub fn pshufhw(b: u128, control: u8) -> u128 {
 /// SHUFPS: two doublewords chosen from `a`, then two from `b`.
 #[inline]
 pub fn shufps(a: u128, b: u128, control: u8) -> u128 {
-    let (x, y) = (lanes128::to32(a), lanes128::to32(b));
-    lanes128::from32([
-        x[field(control, 0)],
-        x[field(control, 1)],
-        y[field(control, 2)],
-        y[field(control, 3)],
-    ])
+    let low = choose32(a, control, 0) | choose32(a, control, 1);
+    low | choose32(b, control, 2) | choose32(b, control, 3)
 }
 
 /// SHUFPD: one quadword chosen from `a`, then one from `b`.

@@ -9,8 +9,8 @@
 //! 24 data selector                     12 data selector
 //! ```
 //! FNSAVE appends ST(0) to ST(7), ten bytes each. In the real-address forms the offsets and
-//! selectors are 20- or 32-bit linear addresses split over both fields, with the opcode. Spec: Intel
-//! SDM vol. 1, section 8.1.10, figures 8-9 to 8-12.
+//! selectors are 20- or 32-bit linear addresses split over both fields, with the opcode. Spec:
+//! Intel SDM vol. 1, section 8.1.10, figures 8-9 to 8-12.
 
 use super::state::X87State;
 use crate::software::float::{Exceptions, F80};

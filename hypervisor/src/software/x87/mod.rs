@@ -29,5 +29,7 @@ pub use load::Constant;
 pub use state::{X87Fault, X87State};
 
 #[cfg(test)]
+mod image_test;
+#[cfg(test)]
 #[cfg(target_arch = "x86_64")]
 mod oracle;

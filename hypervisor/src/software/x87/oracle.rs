@@ -37,8 +37,8 @@ impl World {
         self.memory[..N].try_into().unwrap()
     }
 
-    fn store<const N: usize>(&mut self, bytes: Option<[u8; N]>) {
-        if let Some(bytes) = bytes {
+    fn save<const N: usize>(&mut self, store: impl FnOnce(&mut X87State) -> Option<[u8; N]>) {
+        if let Some(bytes) = store(&mut self.x87) {
             self.memory[..N].copy_from_slice(&bytes);
         }
     }
@@ -253,20 +253,20 @@ fn loads_and_stores_match_the_processor() {
         "fild m16" [0xdf 0x00] |w| w.x87.fild(i16::from_le_bytes(w.field()).into());
         "fild m32" [0xdb 0x00] |w| w.x87.fild(i32::from_le_bytes(w.field()).into());
         "fild m64" [0xdf 0x28] |w| w.x87.fild(i64::from_le_bytes(w.field()));
-        "fst m32" [0xd9 0x10] |w| { let v = w.x87.fst_f32(false); w.store(v.map(u32::to_le_bytes)) };
-        "fstp m32" [0xd9 0x18] |w| { let v = w.x87.fst_f32(true); w.store(v.map(u32::to_le_bytes)) };
-        "fst m64" [0xdd 0x10] |w| { let v = w.x87.fst_f64(false); w.store(v.map(u64::to_le_bytes)) };
-        "fstp m64" [0xdd 0x18] |w| { let v = w.x87.fst_f64(true); w.store(v.map(u64::to_le_bytes)) };
-        "fstp m80" [0xdb 0x38] |w| { let v = w.x87.fstp_f80(); w.store(v.map(F80::to_le_bytes)) };
-        "fist m16" [0xdf 0x10] |w| { let v = w.x87.fist_i16(false); w.store(v.map(i16::to_le_bytes)) };
-        "fistp m16" [0xdf 0x18] |w| { let v = w.x87.fist_i16(true); w.store(v.map(i16::to_le_bytes)) };
-        "fist m32" [0xdb 0x10] |w| { let v = w.x87.fist_i32(false); w.store(v.map(i32::to_le_bytes)) };
-        "fistp m32" [0xdb 0x18] |w| { let v = w.x87.fist_i32(true); w.store(v.map(i32::to_le_bytes)) };
-        "fistp m64" [0xdf 0x38] |w| { let v = w.x87.fistp_i64(); w.store(v.map(i64::to_le_bytes)) };
-        "fisttp m16" [0xdf 0x08] |w| { let v = w.x87.fisttp_i16(); w.store(v.map(i16::to_le_bytes)) };
-        "fisttp m32" [0xdb 0x08] |w| { let v = w.x87.fisttp_i32(); w.store(v.map(i32::to_le_bytes)) };
-        "fisttp m64" [0xdd 0x08] |w| { let v = w.x87.fisttp_i64(); w.store(v.map(i64::to_le_bytes)) };
-        "fbstp" [0xdf 0x30] |w| { let v = w.x87.fbstp(); w.store(v) };
+        "fst m32" [0xd9 0x10] |w| w.save(|x| x.fst_f32(false).map(u32::to_le_bytes));
+        "fstp m32" [0xd9 0x18] |w| w.save(|x| x.fst_f32(true).map(u32::to_le_bytes));
+        "fst m64" [0xdd 0x10] |w| w.save(|x| x.fst_f64(false).map(u64::to_le_bytes));
+        "fstp m64" [0xdd 0x18] |w| w.save(|x| x.fst_f64(true).map(u64::to_le_bytes));
+        "fstp m80" [0xdb 0x38] |w| w.save(|x| x.fstp_f80().map(F80::to_le_bytes));
+        "fist m16" [0xdf 0x10] |w| w.save(|x| x.fist_i16(false).map(i16::to_le_bytes));
+        "fistp m16" [0xdf 0x18] |w| w.save(|x| x.fist_i16(true).map(i16::to_le_bytes));
+        "fist m32" [0xdb 0x10] |w| w.save(|x| x.fist_i32(false).map(i32::to_le_bytes));
+        "fistp m32" [0xdb 0x18] |w| w.save(|x| x.fist_i32(true).map(i32::to_le_bytes));
+        "fistp m64" [0xdf 0x38] |w| w.save(|x| x.fistp_i64().map(i64::to_le_bytes));
+        "fisttp m16" [0xdf 0x08] |w| w.save(|x| x.fisttp_i16().map(i16::to_le_bytes));
+        "fisttp m32" [0xdb 0x08] |w| w.save(|x| x.fisttp_i32().map(i32::to_le_bytes));
+        "fisttp m64" [0xdd 0x08] |w| w.save(|x| x.fisttp_i64().map(i64::to_le_bytes));
+        "fbstp" [0xdf 0x30] |w| w.save(X87State::fbstp);
     }
     let decimal = |random: &mut Random| {
         let mut world = random.world();
@@ -391,13 +391,14 @@ fn stack_and_control_match_the_processor() {
         "fninit" [0xdb 0xe3] |w| w.x87.fninit();
         "fnclex" [0xdb 0xe2] |w| w.x87.fnclex();
         "fldcw" [0xd9 0x28] |w| w.x87.fldcw(u16::from_le_bytes(w.field()));
-        "fnstcw" [0xd9 0x38] |w| { let v = w.x87.fnstcw(); w.store(Some(v.to_le_bytes())) };
-        "fnstsw" [0xdd 0x38] |w| { let v = w.x87.fnstsw(); w.store(Some(v.to_le_bytes())) };
+        "fnstcw" [0xd9 0x38] |w| w.save(|x| Some(x.fnstcw().to_le_bytes()));
+        "fnstsw" [0xdd 0x38] |w| w.save(|x| Some(x.fnstsw().to_le_bytes()));
         "emms" [0x0f 0x77] |w| w.x87.emms();
         "movd mm3, [rax]" [0x0f 0x6e 0x18] |w| {
             w.x87.set_mmx(3, u32::from_le_bytes(w.field()).into()); w.x87.enter_mmx() };
         "movq [rax], mm5" [0x0f 0x7f 0x28] |w| {
-            let v = w.x87.mmx(5); w.store(Some(v.to_le_bytes())); w.x87.enter_mmx() };
+            w.save(|x| Some(x.mmx(5).to_le_bytes()));
+            w.x87.enter_mmx() };
     }
 }
 

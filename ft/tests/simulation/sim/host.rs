@@ -1,0 +1,219 @@
+//! A simulated host: one side of the machine, its clock, its loop and what may happen to it.
+
+use ft::event::Output;
+use ft::inbox::Inbox;
+use ft::machine::Machine;
+use ft::record::Pace;
+use ft::replica::Replica;
+use ft::status::{FtEvent, FtStatus, Next};
+use ft::time::HostTime;
+
+use super::fence::FenceStore;
+use super::toy::Toy;
+use super::wire::{Arrival, Way, Wire};
+
+/// Time that one round of the loop takes besides the guest.
+const ROUND_NS: u64 = 4_000;
+
+/// One host.
+pub struct Host {
+    /// Its name at fences.
+    pub name: String,
+    /// Its side of the machine.
+    pub replica: Replica,
+    /// The machine; on a backup that was not accepted yet, a spare one.
+    pub machine: Toy,
+    /// What the host side offers.
+    pub inbox: Inbox,
+    /// The connection it uses, and the way its bytes go.
+    pub wire: Option<(usize, Way)>,
+    /// Killed.
+    pub dead: bool,
+    /// Stopped until then.
+    pub paused_until: u64,
+    /// Slower by this factor.
+    pub slowness: u64,
+    /// Its state was damaged; the repairs it had seen then.
+    pub tainted: Option<u64>,
+    /// Everything that it reported.
+    pub events: Vec<FtEvent>,
+    clock_offset: u64,
+    next_round: u64,
+    finishing: Option<(u64, Next)>,
+    ns_per_instruction: u64,
+    ended: bool,
+}
+
+/// What a finished round brought.
+pub struct Round {
+    /// Outputs that left.
+    pub outputs: Vec<Output>,
+}
+
+impl Host {
+    /// The host on which the machine starts.
+    pub fn primary(index: usize, busy: u64, ns_per_instruction: u64) -> Self {
+        let machine = Toy::new(busy);
+        let offset = clock_offset(index);
+        let name = host_name(index);
+        let replica = Replica::primary(name, pace(), &machine, HostTime(offset));
+        Self::with(index, replica, machine, ns_per_instruction, 0)
+    }
+
+    /// A host that waits for a primary at `now`.
+    pub fn backup(index: usize, busy: u64, ns_per_instruction: u64, now: u64) -> Self {
+        let host_time = HostTime(now + clock_offset(index));
+        let replica = Replica::backup(host_name(index), pace(), host_time);
+        Self::with(index, replica, Toy::new(busy), ns_per_instruction, now)
+    }
+
+    fn with(
+        index: usize,
+        replica: Replica,
+        machine: Toy,
+        ns_per_instruction: u64,
+        now: u64,
+    ) -> Self {
+        Self {
+            name: host_name(index),
+            replica,
+            machine,
+            inbox: Inbox::new(1 << 16),
+            wire: None,
+            dead: false,
+            paused_until: 0,
+            slowness: 1,
+            tainted: None,
+            events: Vec::new(),
+            clock_offset: clock_offset(index),
+            next_round: now,
+            finishing: None,
+            ns_per_instruction,
+            ended: false,
+        }
+    }
+
+    /// The host's clock.
+    pub fn host_time(&self, now: u64) -> HostTime {
+        HostTime(now + self.clock_offset)
+    }
+
+    /// Its status.
+    pub fn status(&self, now: u64) -> Option<FtStatus> {
+        self.replica
+            .status(Some(&self.machine), self.host_time(now))
+    }
+
+    /// When it does something next; none if never.
+    pub fn next_event(&self, wires: &[Wire]) -> Option<u64> {
+        if self.dead || self.ended {
+            return None;
+        }
+        let mut at = match &self.finishing {
+            Some((at, _)) => *at,
+            None => {
+                let arrival = self
+                    .wire
+                    .and_then(|(wire, way)| wires[wire].next_arrival(way.other()))
+                    .unwrap_or(u64::MAX);
+                let offered = !self.inbox.is_empty() && self.replica.is_live();
+                if offered {
+                    0
+                } else {
+                    self.next_round.min(arrival)
+                }
+            }
+        };
+        at = at.max(self.paused_until);
+        (at < u64::MAX / 2).then_some(at)
+    }
+
+    /// Does what is to be done at `now`; what left, if a round was finished.
+    pub fn step(&mut self, wires: &mut [Wire], fences: &FenceStore, now: u64) -> Option<Round> {
+        match self.finishing.take() {
+            None => {
+                self.begin_round(wires, fences, now);
+                None
+            }
+            Some((_, next)) => Some(self.finish_round(wires, next, now)),
+        }
+    }
+
+    /// Takes what has come and drives the machine.
+    fn begin_round(&mut self, wires: &mut [Wire], fences: &FenceStore, now: u64) {
+        let time = self.host_time(now);
+        if let Some((wire, way)) = self.wire {
+            while let Some(arrival) = wires[wire].receive(way.other(), now) {
+                match arrival {
+                    Arrival::Bytes(bytes) => self.replica.on_bytes(&bytes, time),
+                    Arrival::Closed => self.replica.on_link_closed(),
+                }
+            }
+        }
+        if self.replica.hello().is_some() {
+            let fence = fences.fence(&self.name);
+            // A refusal ends the backup and reaches the primary; both are looked at later.
+            let _refused = self.replica.accept(&self.machine, fence, time);
+        }
+        let before = self.machine.now();
+        let next = match self.replica.state() {
+            "listening" | "handshake" if !self.replica.is_live() => self.replica.tick(time),
+            _ => self.replica.drive(&mut self.machine, &mut self.inbox, time),
+        };
+        let executed = self.machine.now().since(before);
+        let cost = ROUND_NS + executed * self.ns_per_instruction * self.slowness;
+        self.finishing = Some((now + cost, next));
+    }
+
+    /// Hands on what came of it.
+    fn finish_round(&mut self, wires: &mut [Wire], next: Next, now: u64) -> Round {
+        if let Some((wire, way)) = self.wire {
+            while let Some(bytes) = self.replica.poll_transmit(1 << 16) {
+                wires[wire].send(way, bytes, now);
+            }
+            if !self.replica.wants_link() && !matches!(self.replica.state(), "listening") {
+                wires[wire].close_way(way, now);
+                self.wire = None;
+            }
+        }
+        let outputs = self.replica.take_released(self.host_time(now));
+        self.events.extend(self.replica.take_events());
+        self.next_round = match next {
+            Next::Run => now,
+            Next::Wait(None) => u64::MAX,
+            Next::Wait(Some(at)) => at.0.saturating_sub(self.clock_offset).max(now + 1_000),
+            Next::Ended(_) => {
+                self.ended = true;
+                u64::MAX
+            }
+        };
+        Round { outputs }
+    }
+
+    /// The host dies: nothing that was not handed on leaves.
+    pub fn kill(&mut self, wires: &mut [Wire], now: u64) {
+        self.dead = true;
+        if let Some((wire, way)) = self.wire.take() {
+            wires[wire].close_way(way, now);
+        }
+    }
+}
+
+/// Slices of half a millisecond: fewer rounds to simulate.
+fn pace() -> Pace {
+    Pace {
+        slice_ns: 500_000,
+        linger_ns: 20_000,
+        max_instructions: 150,
+    }
+}
+
+/// A host's name at fences.
+fn host_name(index: usize) -> String {
+    format!("host {index}")
+}
+
+/// No two hosts' clocks have the same zero.
+fn clock_offset(index: usize) -> u64 {
+    (index as u64 + 1) * 7_777_777_777_777
+}

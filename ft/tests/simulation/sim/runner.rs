@@ -1,0 +1,619 @@
+//! One life: what happens in order of time, and what must be true of it.
+
+use ft::event::{ControlOp, Input};
+use ft::log::Event;
+use ft::machine::Machine;
+use ft::status::{End, FtEvent, FtStatus};
+use ft::time::LogicalTime;
+
+use super::fence::FenceStore;
+use super::host::Host;
+use super::random::Random;
+use super::scenario::{END_AT, Fault, MS, PROTECT_AT, QUIET_AT, Scenario, Victim};
+use super::toy::Toy;
+use super::wire::{Way, Wire};
+use super::world::World;
+
+/// Most hosts in a life.
+const MAX_HOSTS: usize = 5;
+/// When protection is begun for the last time.
+const LAST_PROTECT: u64 = 300 * MS;
+/// How often the operator looks.
+const LOOK_EVERY: u64 = 10 * MS;
+
+/// What was wrong with a life.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// When it was noticed, in simulated nanoseconds.
+    pub at: u64,
+    /// What it is.
+    pub what: String,
+    /// The plan.
+    pub scenario: Scenario,
+    /// What the hosts reported.
+    pub events: Vec<String>,
+}
+
+/// What a life came to.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Outputs that the world saw twice.
+    pub repeated: u64,
+    /// Promotions of a backup.
+    pub promotions: u64,
+    /// Of those, ones that an operator asked for.
+    pub planned: u64,
+    /// Primaries that went on alone.
+    pub alone: u64,
+    /// Hosts that halted themselves.
+    pub fenced: u64,
+    /// Divergences found.
+    pub divergences: u64,
+    /// Divergences repaired.
+    pub repairs: u64,
+    /// Epochs verified.
+    pub epochs: u64,
+    /// Protections that were complete.
+    pub protections: u64,
+    /// Whether the machine is gone, as it may be when its only host is.
+    pub lost: bool,
+}
+
+/// Everything there is.
+pub struct Life {
+    scenario: Scenario,
+    random: Random,
+    hosts: Vec<Host>,
+    wires: Vec<Wire>,
+    fences: FenceStore,
+    world: World,
+    now: u64,
+    next_request: u64,
+    next_look: u64,
+    pending_faults: Vec<(u64, Fault)>,
+    ends: Vec<(u64, Ending)>,
+    protect: bool,
+    powered_off: bool,
+}
+
+/// Something that ends again.
+#[derive(Clone, Debug)]
+enum Ending {
+    Block(usize, Way),
+    Fence(String),
+    Rest(usize),
+}
+
+/// Lives through a seed.
+///
+/// # Errors
+/// If anything was wrong.
+pub fn run(seed: u64) -> Result<Summary, Box<Failure>> {
+    let mut random = Random::new(seed);
+    let scenario = Scenario::of(&mut random);
+    run_scenario(seed, scenario, random)
+}
+
+/// Lives through a plan.
+///
+/// # Errors
+/// If anything was wrong.
+pub fn run_scenario(
+    seed: u64,
+    scenario: Scenario,
+    random: Random,
+) -> Result<Summary, Box<Failure>> {
+    let mut life = Life::new(scenario, random);
+    let outcome = life.live().and_then(|()| life.judge());
+    outcome.map_err(|what| {
+        Box::new(Failure {
+            seed,
+            at: life.now,
+            what,
+            scenario: life.scenario.clone(),
+            events: life.report(),
+        })
+    })
+}
+
+impl Life {
+    fn new(scenario: Scenario, random: Random) -> Self {
+        let primary = Host::primary(0, scenario.busy, scenario.ns_per_instruction);
+        let pending_faults = scenario.faults.clone();
+        Self {
+            scenario,
+            random,
+            hosts: vec![primary],
+            wires: Vec::new(),
+            fences: FenceStore::default(),
+            world: World::default(),
+            now: 0,
+            next_request: 3 * MS,
+            next_look: PROTECT_AT,
+            pending_faults,
+            ends: Vec::new(),
+            protect: true,
+            powered_off: false,
+        }
+    }
+
+    /// Lets everything happen, in order of time.
+    fn live(&mut self) -> Result<(), String> {
+        while self.now < END_AT {
+            let host = (0..self.hosts.len())
+                .filter_map(|index| {
+                    self.hosts[index]
+                        .next_event(&self.wires)
+                        .map(|at| (at, index))
+                })
+                .min();
+            let fault = self.pending_faults.first().map_or(u64::MAX, |(at, _)| *at);
+            let ending = self
+                .ends
+                .iter()
+                .map(|(at, _)| *at)
+                .min()
+                .unwrap_or(u64::MAX);
+            let outside = fault.min(ending).min(self.next_request).min(self.next_look);
+            match host {
+                Some((at, index)) if at <= outside => {
+                    self.now = self.now.max(at);
+                    self.step_host(index)?;
+                }
+                _ => {
+                    self.now = self.now.max(outside);
+                    self.happen();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One host does something.
+    fn step_host(&mut self, index: usize) -> Result<(), String> {
+        let was_live = self.hosts[index].replica.is_live();
+        let round = self.hosts[index].step(&mut self.wires, &self.fences, self.now);
+        let host = &mut self.hosts[index];
+        if !was_live && host.replica.is_live() {
+            self.world.forgiven |= host.tainted.is_some();
+        }
+        if let Some(repairs) = host.tainted
+            && !host.replica.is_live()
+            && host
+                .status(self.now)
+                .is_some_and(|status| status.repairs > repairs)
+        {
+            host.tainted = None;
+        }
+        if std::env::var_os("SIM_TRACE").is_some() {
+            eprintln!("{} {}: {} {:?} {}", self.now, host.name, host.replica.state(), host.machine.now(), round.is_some());
+        }
+        let Some(round) = round else { return Ok(()) };
+        let generation = host.replica.generation();
+        for output in &round.outputs {
+            self.world.observe(index, generation, output)?;
+        }
+        Ok(())
+    }
+
+    /// The world, the operator or fate does something.
+    fn happen(&mut self) {
+        let now = self.now;
+        while let Some((_, fault)) = self.pending_faults.first().filter(|(at, _)| *at <= now) {
+            let fault = *fault;
+            self.pending_faults.remove(0);
+            self.strike(fault);
+        }
+        let (over, ends) = std::mem::take(&mut self.ends)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
+        self.ends = ends;
+        let over: Vec<(u64, Ending)> = over;
+        over.into_iter().for_each(|(_, ending)| self.end(&ending));
+        if self.next_request <= now {
+            let mut requests = self.world.ask_again(now);
+            if now < QUIET_AT {
+                requests.push(self.world.ask(now));
+            }
+            self.next_request = now + self.scenario.request_every;
+            self.offer(requests);
+        }
+        if self.next_look <= now {
+            self.next_look = now + LOOK_EVERY;
+            self.look();
+        }
+    }
+
+    /// Clients reach whoever is live; a request to a host that is stopped waits there.
+    fn offer(&mut self, requests: Vec<Input>) {
+        let live = self.hosts.iter_mut().filter(|host| !host.dead);
+        let live = live.filter(|host| host.replica.is_live() && host.replica.end().is_none());
+        for host in live {
+            for request in &requests {
+                // A full inbox is like a connection that takes no more: the client asks again.
+                let _full = host.inbox.offer(request.clone());
+            }
+        }
+    }
+
+    /// The operator protects a machine that is alone.
+    fn look(&mut self) {
+        if !self.protect || self.now > LAST_PROTECT || self.hosts.len() >= MAX_HOSTS {
+            return;
+        }
+        if self.hosts.len() > 1 && !self.scenario.protect_again {
+            return;
+        }
+        let now = self.now;
+        let Some(index) = self.hosts.iter().position(|host| {
+            !host.dead && host.paused_until <= now && host.replica.state() == "unprotected"
+        }) else {
+            return;
+        };
+        let host = &mut self.hosts[index];
+        let fence = self.fences.fence(&host.name);
+        let parameters = self.scenario.parameters.clone();
+        let time = host.host_time(now);
+        let started = host
+            .replica
+            .protect(&host.machine, parameters, fence, b"toy".to_vec(), time);
+        if started.is_err() {
+            return;
+        }
+        let wire = self.wires.len();
+        self.wires.push(Wire::new(self.scenario.latency_ns));
+        host.wire = Some((wire, Way::Forth));
+        let count = self.hosts.len();
+        let (busy, speed) = (self.scenario.busy, self.scenario.ns_per_instruction);
+        let mut backup = Host::backup(count, busy, speed, now);
+        backup.wire = Some((wire, Way::Back));
+        self.hosts.push(backup);
+    }
+
+    /// The live host and its backup, if they are connected.
+    fn pair(&self) -> (Option<usize>, Option<usize>) {
+        let live =
+            |host: &Host| !host.dead && host.replica.is_live() && host.replica.end().is_none();
+        let primary = self.hosts.iter().rposition(live);
+        let backup = self.hosts.iter().rposition(|host| {
+            !host.dead && !host.replica.is_live() && host.replica.end().is_none()
+        });
+        (primary, backup)
+    }
+
+    /// Who a fault strikes.
+    fn victim(&self, victim: Victim) -> Option<usize> {
+        let (primary, backup) = self.pair();
+        match victim {
+            Victim::Primary => primary,
+            Victim::Backup => backup,
+        }
+    }
+
+    /// Something goes wrong.
+    fn strike(&mut self, fault: Fault) {
+        let now = self.now;
+        let wire = self.wires.len().checked_sub(1);
+        match fault {
+            Fault::Kill(victim) => self.kill(victim),
+            Fault::Pause(victim, span) => {
+                if let Some(index) = self.victim(victim) {
+                    self.hosts[index].paused_until = now + span;
+                }
+            }
+            Fault::Close => wire
+                .into_iter()
+                .for_each(|wire| self.wires[wire].close(now)),
+            Fault::CloseWay(way) => {
+                wire.into_iter()
+                    .for_each(|wire| self.wires[wire].close_way(way, now));
+            }
+            Fault::Block(way, span) => self.block(wire, &[way], span),
+            Fault::Partition(span) => self.block(wire, &[Way::Forth, Way::Back], span),
+            Fault::Damage(way, damage) => {
+                let random = self.random.next();
+                wire.into_iter()
+                    .for_each(|wire| self.wires[wire].damage(way, damage, random));
+            }
+            Fault::FlipMemory(silent) => {
+                self.flip(|machine, random| machine.flip_memory(random, silent));
+            }
+            Fault::FlipRegister => self.flip(Toy::flip_register),
+            Fault::FlipClock => self.flip(Toy::flip_clock),
+            Fault::FlipAndKill => {
+                self.flip(Toy::flip_register);
+                self.kill(Victim::Primary);
+            }
+            Fault::Slow(factor) => {
+                if let Some(index) = self.victim(Victim::Backup) {
+                    self.hosts[index].slowness = factor;
+                }
+            }
+            Fault::FenceFails(victim, span) => {
+                if let Some(index) = self.victim(victim) {
+                    let name = self.hosts[index].name.clone();
+                    self.fences.set_unreachable(&name, true);
+                    self.ends.push((now + span, Ending::Fence(name)));
+                }
+            }
+            Fault::Failover | Fault::Stop | Fault::Rest(_) | Fault::PowerOff => self.operate(fault),
+        }
+    }
+
+    /// The operator does something; what is refused in the state at hand is refused.
+    fn operate(&mut self, fault: Fault) {
+        let now = self.now;
+        let (Some(index), _) = self.pair() else {
+            return;
+        };
+        let host = &mut self.hosts[index];
+        if host.paused_until > now {
+            return;
+        }
+        let time = host.host_time(now);
+        match fault {
+            Fault::Failover => {
+                let _refused = host.replica.fail_over();
+            }
+            Fault::Stop => {
+                let stopped = host.replica.stop_protection(time).is_ok();
+                self.protect &= !stopped;
+            }
+            Fault::Rest(span) => {
+                if host.replica.set_paused(&host.machine, true, time).is_ok() {
+                    self.ends.push((now + span, Ending::Rest(index)));
+                }
+            }
+            _ => {
+                self.powered_off = host
+                    .inbox
+                    .offer(Input::Control(ControlOp::PowerButton))
+                    .is_ok();
+                self.protect = false;
+            }
+        }
+    }
+
+    /// Holds some lanes of the last wire for a while.
+    fn block(&mut self, wire: Option<usize>, ways: &[Way], span: u64) {
+        let Some(wire) = wire else { return };
+        for way in ways {
+            self.wires[wire].block(*way, true, self.now);
+            self.ends.push((self.now + span, Ending::Block(wire, *way)));
+        }
+    }
+
+    /// Something is over.
+    fn end(&mut self, ending: &Ending) {
+        match ending {
+            Ending::Block(wire, way) => self.wires[*wire].block(*way, false, self.now),
+            Ending::Fence(name) => self.fences.set_unreachable(name, false),
+            Ending::Rest(index) => {
+                let host = &mut self.hosts[*index];
+                let time = host.host_time(self.now);
+                let _backup_now = host.replica.set_paused(&host.machine, false, time);
+            }
+        }
+    }
+
+    fn kill(&mut self, victim: Victim) {
+        if let Some(index) = self.victim(victim) {
+            self.hosts[index].kill(&mut self.wires, self.now);
+        }
+    }
+
+    /// Damages the state of a backup that replays.
+    fn flip(&mut self, damage: impl FnOnce(&mut Toy, u64)) {
+        let random = self.random.next();
+        let Some(index) = self.victim(Victim::Backup) else {
+            return;
+        };
+        let now = self.now;
+        let host = &mut self.hosts[index];
+        if host.replica.state() == "replaying" {
+            let repairs = host.status(now).map_or(0, |status| status.repairs);
+            host.tainted = Some(host.tainted.unwrap_or(repairs));
+            damage(&mut host.machine, random);
+        }
+    }
+
+    /// What must be true at the end.
+    fn judge(&mut self) -> Result<Summary, String> {
+        let summary = self.summary();
+        if self.powered_off {
+            return Ok(summary);
+        }
+        let live: Vec<usize> = (0..self.hosts.len())
+            .filter(|index| self.is_live(*index))
+            .collect();
+        match live.as_slice() {
+            [] => {
+                self.judge_loss()?;
+                Ok(Summary {
+                    lost: true,
+                    ..summary
+                })
+            }
+            [index] => {
+                self.judge_survivor(*index)?;
+                Ok(summary)
+            }
+            _ => Err(format!("hosts {live:?} are live at the end")),
+        }
+    }
+
+    /// Whether a host executes for real and may let outputs go.
+    fn is_live(&self, index: usize) -> bool {
+        let host = &self.hosts[index];
+        !host.dead
+            && host.replica.is_live()
+            && host.replica.end().is_none()
+            && host.replica.state() != "fencing"
+    }
+
+    /// Nobody is live: that is right only if whoever could be is dead.
+    fn judge_loss(&self) -> Result<(), String> {
+        let owner = self.fences.latest().map(|claim| claim.owner);
+        for host in self.hosts.iter().filter(|host| !host.dead) {
+            match host.replica.end() {
+                None => {
+                    let state = host.replica.state();
+                    return Err(format!(
+                        "{} is not live, but {state}, and nobody else is",
+                        host.name
+                    ));
+                }
+                Some(End::Failed(text)) if !text.contains("clone") && host.name == "host 0" => {
+                    return Err(format!("{} failed: {text}", host.name));
+                }
+                Some(_) if owner.as_deref() == Some(&host.name) => {
+                    return Err(format!("{} has won the fence and ended", host.name));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The one that is live: it tells the truth, has answered everybody, and its life is one that
+    /// a machine can have.
+    fn judge_survivor(&mut self, index: usize) -> Result<(), String> {
+        let now = self.now;
+        let host = &self.hosts[index];
+        let status = host.status(now).ok_or("no status")?;
+        if let Some(claim) = self.fences.latest()
+            && (claim.owner != host.name || claim.generation != status.generation)
+        {
+            let generation = status.generation;
+            return Err(format!(
+                "{} is live in {generation}, the fence says {claim:?}",
+                host.name
+            ));
+        }
+        if !self.world.forgiven && self.world.open_requests() > 0 {
+            return Err(format!(
+                "{} requests have no answer",
+                self.world.open_requests()
+            ));
+        }
+        self.judge_protection(&status)?;
+        if self.world.forgiven {
+            return Ok(());
+        }
+        self.judge_history(index)
+    }
+
+    /// A protected survivor has a backup that follows, with every divergence repaired.
+    fn judge_protection(&self, status: &FtStatus) -> Result<(), String> {
+        if status.state != "protected" {
+            return Ok(());
+        }
+        let follows = self
+            .hosts
+            .iter()
+            .any(|host| host.replica.state() == "replaying");
+        if !follows {
+            return Err("the survivor says it is protected, and nobody replays".into());
+        }
+        if status.positions.epochs_verified == 0 || status.lag.epochs > 10 {
+            return Err(format!(
+                "the backup does not follow: {:?}",
+                status.positions
+            ));
+        }
+        if status.repairs != status.divergences {
+            let (found, repaired) = (status.divergences, status.repairs);
+            return Err(format!("{found} divergences, {repaired} repairs"));
+        }
+        Ok(())
+    }
+
+    /// A fresh machine, given the survivor's inputs, puts out what the world has seen and ends in
+    /// the survivor's state.
+    fn judge_history(&self, index: usize) -> Result<(), String> {
+        let survivor = &self.hosts[index].machine;
+        let mut reference = Toy::new(self.scenario.busy);
+        let mut outputs = Vec::new();
+        let mut reach = |machine: &mut Toy, at: LogicalTime| {
+            while machine.now() < at {
+                let before = machine.now();
+                machine.advance(at);
+                let fresh = machine.take_outputs();
+                if machine.now() == before && fresh.is_empty() {
+                    return Err(format!("the reference stands still at {before}"));
+                }
+                outputs.extend(fresh);
+            }
+            Ok(())
+        };
+        for entry in survivor.history() {
+            reach(&mut reference, entry.at)?;
+            if let Event::Input(input) = &entry.event {
+                reference.inject(input).map_err(|error| error.to_string())?;
+            }
+        }
+        reach(&mut reference, survivor.now())?;
+        for (number, seen) in self.world.outputs().enumerate() {
+            if outputs
+                .get(number)
+                .is_none_or(|output| output.payload != seen)
+            {
+                return Err(format!("output {} is not the reference's", number + 1));
+            }
+        }
+        if reference.sections() != survivor.sections() {
+            return Err("the survivor's state is not the reference's".into());
+        }
+        Ok(())
+    }
+
+    /// Counts what happened.
+    fn summary(&self) -> Summary {
+        let mut summary = Summary {
+            answered: self.world.answered,
+            repeated: self.world.repeated,
+            ..Summary::default()
+        };
+        for host in &self.hosts {
+            for event in &host.events {
+                match event {
+                    FtEvent::Promoted { phases, .. } => {
+                        summary.promotions += 1;
+                        summary.planned += u64::from(phases.planned);
+                    }
+                    FtEvent::ProtectionLost { .. } => summary.alone += 1,
+                    FtEvent::Fenced { .. } => summary.fenced += 1,
+                    FtEvent::Diverged { .. } => summary.divergences += 1,
+                    FtEvent::Repaired { .. } => summary.repairs += 1,
+                    FtEvent::Protected { .. } => summary.protections += 1,
+                    _ => {}
+                }
+            }
+            if let Some(status) = host.status(self.now) {
+                summary.epochs += status.positions.epochs_verified;
+            }
+        }
+        summary
+    }
+
+    /// What the hosts reported, for whoever looks into a failure.
+    fn report(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for host in &self.hosts {
+            let (name, dead, state) = (&host.name, host.dead, host.replica.state());
+            let generation = host.replica.generation();
+            let at = host.machine.now();
+            let end = host.replica.end();
+            lines.push(format!(
+                "{name}: {state}, generation {generation}, at {at}, dead {dead}, end {end:?}"
+            ));
+            lines.extend(host.events.iter().map(|event| format!("{name}: {event:?}")));
+        }
+        lines.push(format!("fence: {:?}", self.fences.latest()));
+        lines
+    }
+}

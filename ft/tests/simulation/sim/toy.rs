@@ -1,0 +1,450 @@
+//! The toy machine: a few pages, one accumulator, a timer, a line of requests and replies.
+//!
+//! Each instruction mixes memory and, now and then, virtual time into the accumulator, so that any
+//! difference in state, time or order of inputs shows soon. Replies carry their number, the digest
+//! chain before and after them, and the request, so that an observer can tell one legal history
+//! from two. Every input is kept as part of the state, from which a reference machine can repeat
+//! the whole life.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use ft::codec::{FieldReader, FieldWriter};
+use ft::event::{ClockRate, ClockSync, ControlOp, DeviceId, Input, Output, SyncPoint};
+use ft::log::{Entry, EntryCoder, Event};
+use ft::machine::{FieldDifference, Machine, MachineError, PAGE_SIZE, Page, Section, Stop};
+use ft::time::{LogicalTime, PageNumber};
+
+use super::random::mix;
+
+/// The only device: a line of requests and replies.
+pub const LINE: DeviceId = DeviceId(7);
+/// Pages of memory.
+pub const PAGES: u64 = 12;
+/// Virtual time between two ticks of the timer.
+const TICK_NS: u64 = 4_000_000;
+/// Instructions that a tick takes.
+const TICK_WORK: u64 = 300;
+/// Instructions that a request takes.
+const REQUEST_WORK: u64 = 120;
+/// Ticks between two outputs that nobody asked for.
+const TICKS_PER_OUTPUT: u64 = 5;
+
+/// What the machine works on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Core {
+    now: u64,
+    accumulator: u64,
+    work: u64,
+    task: u64,
+    halted: bool,
+    off: bool,
+    ticks: u64,
+    deadline_ns: u64,
+    outputs: u64,
+    chain: u64,
+}
+
+/// A deterministic machine small enough to simulate thousands of lives.
+#[derive(Clone, Debug)]
+pub struct Toy {
+    core: Core,
+    point: SyncPoint,
+    requests: VecDeque<u64>,
+    history: Vec<Entry>,
+    memory: Vec<u64>,
+    dirty: BTreeSet<u64>,
+    pending: Vec<Output>,
+    timer_at: u64,
+    busy: u64,
+}
+
+impl Toy {
+    /// A machine as it comes from the shop. `busy` is how much it does in each tick.
+    pub fn new(busy: u64) -> Self {
+        let core = Core {
+            now: 0,
+            accumulator: 1,
+            work: 50,
+            task: 0,
+            halted: false,
+            off: false,
+            ticks: 0,
+            deadline_ns: TICK_NS,
+            outputs: 0,
+            chain: 0,
+        };
+        let mut toy = Self {
+            core,
+            point: SyncPoint::start(),
+            requests: VecDeque::new(),
+            history: Vec::new(),
+            memory: vec![0; PAGES as usize * PAGE_SIZE / 8],
+            dirty: BTreeSet::new(),
+            pending: Vec::new(),
+            timer_at: 0,
+            busy,
+        };
+        toy.arm();
+        toy
+    }
+
+    /// Every input so far, for a reference machine.
+    pub fn history(&self) -> &[Entry] {
+        &self.history
+    }
+
+    /// Damages one bit of memory; `silent` does not even count the page as written.
+    pub fn flip_memory(&mut self, random: u64, silent: bool) {
+        let word = (random as usize >> 8) % self.memory.len();
+        self.memory[word] ^= 1 << (random % 64);
+        if !silent {
+            self.dirty.insert((word * 8 / PAGE_SIZE) as u64);
+        }
+    }
+
+    /// Damages one bit of a register.
+    pub fn flip_register(&mut self, random: u64) {
+        self.core.accumulator ^= 1 << (random % 64);
+    }
+
+    /// Makes the clock read otherwise.
+    pub fn flip_clock(&mut self, random: u64) {
+        self.point.sync.virtual_ns ^= 1 << (random % 20);
+        self.arm();
+    }
+
+    /// Finds the logical time of the next tick.
+    fn arm(&mut self) {
+        self.timer_at = self.point.reaches(self.core.deadline_ns).0;
+    }
+
+    /// Whether something is due that ends a halt.
+    fn is_woken(&self) -> bool {
+        self.core.now >= self.timer_at || !self.requests.is_empty()
+    }
+
+    /// Executes one instruction; whether it put something out.
+    fn step(&mut self) -> bool {
+        if self.core.now >= self.timer_at {
+            self.core.ticks += 1;
+            let missed = self.point.virtual_ns(LogicalTime(self.core.now)) / TICK_NS;
+            self.core.deadline_ns = (missed + 1) * TICK_NS;
+            if self.core.work < TICK_WORK {
+                self.core.work += TICK_WORK * self.busy / 10;
+            }
+            self.arm();
+        }
+        self.core.halted = false;
+        self.core.now += 1;
+        if self.core.work == 0 {
+            return self.choose();
+        }
+        self.core.work -= 1;
+        let word = (self.core.accumulator >> 20) as usize % self.memory.len();
+        let mixed = self.core.accumulator ^ self.memory[word];
+        self.core.accumulator = mixed.wrapping_mul(0x2545_f491_4f6c_dd1d).rotate_left(23) ^ 0x55;
+        if self.core.now.is_multiple_of(64) {
+            let hot = word % (self.memory.len() / 3);
+            self.memory[hot] = self.core.accumulator ^ self.point.virtual_ns(self.now());
+            self.dirty.insert((hot * 8 / PAGE_SIZE) as u64);
+        }
+        false
+    }
+
+    /// Ends a task and begins another, or halts.
+    fn choose(&mut self) -> bool {
+        let done = std::mem::take(&mut self.core.task);
+        if let Some(request) = self.requests.pop_front() {
+            self.core.task = request;
+            self.core.work = REQUEST_WORK;
+        } else if done == 0 {
+            self.core.halted = true;
+        }
+        if done != 0 {
+            self.put_out(done);
+            return true;
+        }
+        if self.core.halted
+            && self.core.ticks > 0
+            && self.core.ticks.is_multiple_of(TICKS_PER_OUTPUT)
+        {
+            self.core.ticks += 1;
+            self.put_out(0);
+            return true;
+        }
+        false
+    }
+
+    /// Puts out a reply: number, chain before, chain after, request.
+    fn put_out(&mut self, request: u64) {
+        let before = self.core.chain;
+        let after = mix(before ^ self.core.accumulator ^ request.rotate_left(17));
+        self.core.outputs += 1;
+        self.core.chain = after;
+        let mut writer = FieldWriter::new();
+        for field in [self.core.outputs, before, after, request] {
+            writer.u64(field);
+        }
+        self.pending.push(Output {
+            device: LINE,
+            payload: writer.finish(),
+        });
+    }
+
+    /// The history's byte form.
+    fn encode_history(&self) -> Vec<u8> {
+        let mut writer = FieldWriter::new();
+        let mut coder = EntryCoder::new(LogicalTime(0), SyncPoint::start());
+        self.history
+            .iter()
+            .for_each(|entry| coder.encode(entry, &mut writer));
+        writer.finish()
+    }
+}
+
+impl Machine for Toy {
+    fn fingerprint(&self) -> String {
+        format!("toy {}", self.busy)
+    }
+
+    fn now(&self) -> LogicalTime {
+        LogicalTime(self.core.now)
+    }
+
+    fn virtual_ns(&self) -> u64 {
+        self.point.virtual_ns(self.now())
+    }
+
+    fn advance(&mut self, until: LogicalTime) -> Stop {
+        if !self.pending.is_empty() {
+            return Stop::Output;
+        }
+        while self.core.now < until.0 {
+            if self.core.off {
+                return Stop::PoweredOff;
+            }
+            if self.core.halted && !self.is_woken() {
+                return Stop::Idle {
+                    wake_ns: Some(self.core.deadline_ns),
+                };
+            }
+            if self.step() {
+                return Stop::Output;
+            }
+        }
+        Stop::Reached
+    }
+
+    fn inject(&mut self, input: &Input) -> Result<(), MachineError> {
+        match input {
+            Input::Clock(sync) => {
+                if sync.virtual_ns < self.virtual_ns() {
+                    return Err(MachineError::new("the clock would go back"));
+                }
+                self.point = SyncPoint {
+                    at: self.now(),
+                    sync: *sync,
+                };
+                self.arm();
+            }
+            Input::Device { device, payload } => {
+                let bytes = <[u8; 8]>::try_from(payload.as_slice());
+                let (true, Ok(bytes)) = (*device == LINE, bytes) else {
+                    return Err(MachineError::new("no such device or no such request"));
+                };
+                self.requests.push_back(u64::from_le_bytes(bytes));
+            }
+            Input::Control(ControlOp::PowerButton) => self.core.off = true,
+            Input::Control(_) => self.core.accumulator = mix(self.core.accumulator),
+        }
+        let entry = Entry {
+            at: self.now(),
+            event: Event::Input(input.clone()),
+        };
+        self.history.push(entry);
+        Ok(())
+    }
+
+    fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.pending)
+    }
+
+    fn sections(&self) -> Vec<Section> {
+        let Core {
+            now,
+            accumulator,
+            work,
+            task,
+            halted,
+            off,
+            ticks,
+            deadline_ns,
+            outputs,
+            chain,
+        } = self.core;
+        let mut cpu = FieldWriter::new();
+        let flags = u64::from(halted) | u64::from(off) << 1;
+        for field in [
+            now,
+            accumulator,
+            work,
+            task,
+            flags,
+            ticks,
+            deadline_ns,
+            outputs,
+            chain,
+        ] {
+            cpu.u64(field);
+        }
+        let mut clock = FieldWriter::new();
+        clock.u64(self.point.at.0);
+        clock.u64(self.point.sync.virtual_ns);
+        clock.u32(self.point.sync.rate.0);
+        let mut line = FieldWriter::new();
+        self.requests.iter().for_each(|request| line.u64(*request));
+        let named = |name: &str, bytes: Vec<u8>| Section {
+            name: name.into(),
+            version: 1,
+            bytes,
+        };
+        vec![
+            named("cpu", cpu.finish()),
+            named("clock", clock.finish()),
+            named("line", line.finish()),
+            named("history", self.encode_history()),
+        ]
+    }
+
+    fn restore(&mut self, sections: &[Section]) -> Result<(), MachineError> {
+        let find = |name: &str| {
+            let found = sections
+                .iter()
+                .find(|section| section.name == name && section.version == 1);
+            found.ok_or_else(|| MachineError::new(format!("no section {name}")))
+        };
+        let wrong = |error: ft::codec::CodecError| MachineError::new(error.to_string());
+        let mut cpu = FieldReader::new(&find("cpu")?.bytes);
+        let mut fields = [0; 9];
+        for field in &mut fields {
+            *field = cpu.u64("cpu").map_err(wrong)?;
+        }
+        let [
+            now,
+            accumulator,
+            work,
+            task,
+            flags,
+            ticks,
+            deadline_ns,
+            outputs,
+            chain,
+        ] = fields;
+        let (halted, off) = (flags & 1 == 1, flags & 2 == 2);
+        self.core = Core {
+            now,
+            accumulator,
+            work,
+            task,
+            halted,
+            off,
+            ticks,
+            deadline_ns,
+            outputs,
+            chain,
+        };
+        let mut clock = FieldReader::new(&find("clock")?.bytes);
+        let at = LogicalTime(clock.u64("at").map_err(wrong)?);
+        let virtual_ns = clock.u64("virtual time").map_err(wrong)?;
+        let rate = ClockRate(clock.u32("rate").map_err(wrong)?);
+        self.point = SyncPoint {
+            at,
+            sync: ClockSync { virtual_ns, rate },
+        };
+        let mut line = FieldReader::new(&find("line")?.bytes);
+        self.requests.clear();
+        while line.remaining() > 0 {
+            self.requests.push_back(line.u64("request").map_err(wrong)?);
+        }
+        let mut history = FieldReader::new(&find("history")?.bytes);
+        let mut coder = EntryCoder::new(LogicalTime(0), SyncPoint::start());
+        self.history.clear();
+        while history.remaining() > 0 {
+            self.history
+                .push(coder.decode(&mut history).map_err(wrong)?);
+        }
+        self.pending.clear();
+        self.arm();
+        Ok(())
+    }
+
+    fn describe_difference(&self, name: &str, first: &[u8], second: &[u8]) -> Vec<FieldDifference> {
+        let names: &[&str] = match name {
+            "cpu" => &[
+                "now",
+                "accumulator",
+                "work",
+                "task",
+                "flags",
+                "ticks",
+                "deadline",
+                "outputs",
+                "chain",
+            ],
+            "clock" => &["at", "virtual_ns", "rate"],
+            _ => return Vec::new(),
+        };
+        let fields = first.chunks(8).zip(second.chunks(8)).zip(names);
+        fields
+            .filter(|((first, second), _)| first != second)
+            .map(|((first, second), name)| FieldDifference {
+                field: (*name).to_owned(),
+                first: format!("{first:02x?}"),
+                second: format!("{second:02x?}"),
+            })
+            .collect()
+    }
+
+    fn page_count(&self) -> u64 {
+        PAGES
+    }
+
+    fn read_page(&self, page: PageNumber, bytes: &mut Page) {
+        let words = PAGE_SIZE / 8;
+        let start = page.0 as usize * words;
+        let memory = &self.memory[start..start + words];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(memory) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn write_page(&mut self, page: PageNumber, bytes: &Page) {
+        let words = PAGE_SIZE / 8;
+        let start = page.0 as usize * words;
+        let memory = &mut self.memory[start..start + words];
+        for (chunk, word) in bytes.chunks_exact(8).zip(memory) {
+            let mut value = [0; 8];
+            value.copy_from_slice(chunk);
+            *word = u64::from_le_bytes(value);
+        }
+        self.dirty.insert(page.0);
+    }
+
+    fn take_dirty_pages(&mut self) -> Vec<PageNumber> {
+        std::mem::take(&mut self.dirty)
+            .into_iter()
+            .map(PageNumber)
+            .collect()
+    }
+
+    fn touched_pages(&self) -> Vec<PageNumber> {
+        let words = PAGE_SIZE / 8;
+        let pages = self.memory.chunks(words).enumerate();
+        pages
+            .filter(|(_, page)| page.iter().any(|word| *word != 0))
+            .map(|(number, _)| PageNumber(number as u64))
+            .collect()
+    }
+
+    fn synchronise(&mut self) {}
+}

@@ -1,0 +1,126 @@
+//! Instruction fetch: from RIP to decoded blocks.
+
+use super::code_cache::{Block, Key, MOST_OPS};
+use super::cpu::{Cpu, Mode};
+use super::decode::{self, Decoded, Flow, MAX_INSTRUCTION};
+use super::exception::Fault;
+use super::mmu::CodePage;
+use super::op::Op;
+use crate::arch::x86_64::exception;
+use crate::arch::x86_64::paging::PAGE_SIZE;
+use crate::arch::x86_64::segment::CS;
+use crate::memory::GuestAddress;
+
+impl Cpu {
+    /// Linear address of the next instruction.
+    #[inline(always)]
+    pub(super) fn linear_rip(&self) -> u64 {
+        match self.mode {
+            Mode::Long => self.rip,
+            _ => u64::from(self.segments[CS].base.wrapping_add(self.rip) as u32),
+        }
+    }
+
+    /// Keeps of RIP what the mode has.
+    #[inline(always)]
+    pub(super) fn wrap_rip(&self, rip: u64) -> u64 {
+        match self.mode {
+            Mode::Long => rip,
+            _ => rip & 0xffff_ffff,
+        }
+    }
+
+    /// Guest physical address of the instruction byte at `linear`.
+    #[inline(always)]
+    pub(super) fn fetch_address(&mut self, linear: u64) -> Result<u64, Fault> {
+        let page = linear & !(PAGE_SIZE - 1);
+        match self.mmu.cached_fetch_page(page, self.cpl == 3) {
+            Some(gpa) => Ok(gpa | (linear & (PAGE_SIZE - 1))),
+            None => self.fetch_address_slow(linear),
+        }
+    }
+
+    #[cold]
+    fn fetch_address_slow(&mut self, linear: u64) -> Result<u64, Fault> {
+        if self.mode == Mode::Long && !self.is_canonical(linear) {
+            return Err(Fault::with_code(exception::GP, 0));
+        }
+        let page = linear & !(PAGE_SIZE - 1);
+        let found = self.mmu.fetch_page(page, self.cpl == 3);
+        self.attention |= self.mmu.has_stale();
+        match found {
+            Ok(gpa) => Ok(gpa | (linear & (PAGE_SIZE - 1))),
+            Err(error) => Err(Fault::page(error.0, linear)),
+        }
+    }
+
+    /// Reads instruction bytes up to the end of the page at `gpa`.
+    fn fetch_bytes(&self, gpa: u64, most: usize) -> Vec<u8> {
+        let room = (PAGE_SIZE - gpa % PAGE_SIZE) as usize;
+        let mut bytes = vec![0; room.min(most)];
+        // Code in device memory reads as all ones, which is not an instruction anyone wants.
+        if self.mmu.memory().read(GuestAddress(gpa), &mut bytes).is_err() {
+            bytes.fill(0xff);
+        }
+        bytes
+    }
+
+    /// Decodes the instruction at RIP, which starts at `gpa`; says in which second page its
+    /// last bytes lie, if in any.
+    pub(super) fn decode_one(&mut self, gpa: u64) -> Result<(Decoded, Option<u64>), Fault> {
+        let (rip, mode) = (self.rip, self.mode);
+        let mut bytes = self.fetch_bytes(gpa, MAX_INSTRUCTION);
+        if let Some(decoded) = decode::decode(&bytes, rip, mode) {
+            return Ok((decoded, None));
+        }
+        let next_page = self.linear_rip().wrapping_add(bytes.len() as u64);
+        let second = self.fetch_address(next_page)?;
+        let rest = MAX_INSTRUCTION - bytes.len();
+        bytes.extend(self.fetch_bytes(second, rest));
+        let decoded = decode::decode(&bytes, rip, mode)
+            .expect("the decoder never wants more than the longest instruction");
+        Ok((decoded, Some(second)))
+    }
+
+    /// Decodes the block at RIP, and notes which pages hold its bytes.
+    #[cold]
+    pub(super) fn build_block(&mut self, key: &Key) -> Result<(Block, Vec<CodePage>), Fault> {
+        let bytes = self.fetch_bytes(key.gpa, PAGE_SIZE as usize);
+        let mut ops: Vec<Op> = Vec::new();
+        let mut at = 0usize;
+        while ops.len() < MOST_OPS {
+            let rip = key.rip.wrapping_add(at as u64);
+            let Some(Decoded { mut op, flow }) = decode::decode(&bytes[at..], rip, key.mode) else {
+                break;
+            };
+            if flow == Flow::Alone && !ops.is_empty() {
+                break;
+            }
+            op.offset = at as u16;
+            at += usize::from(op.len);
+            ops.push(op);
+            if flow != Flow::Next {
+                break;
+            }
+        }
+        let mut pages = Vec::new();
+        if ops.is_empty() {
+            let (Decoded { op, .. }, second) = self.decode_one(key.gpa)?;
+            at = usize::from(op.len);
+            ops.push(op);
+            if let Some(second) = second {
+                self.note_code(second, (at - bytes.len()) as u64, &mut pages);
+            }
+        }
+        self.note_code(key.gpa, at.min(bytes.len()) as u64, &mut pages);
+        let next_rip = self.wrap_rip(key.rip.wrapping_add(at as u64));
+        Ok((Block { rip: key.rip, next_rip, ops: ops.into_boxed_slice() }, pages))
+    }
+
+    fn note_code(&mut self, gpa: u64, len: u64, pages: &mut Vec<CodePage>) {
+        self.mmu.note_code(gpa, len);
+        if let Some(offset) = self.mmu.memory().offset_of(gpa) {
+            pages.push(CodePage(offset / PAGE_SIZE));
+        }
+    }
+}

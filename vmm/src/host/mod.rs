@@ -1,0 +1,3 @@
+//! The host side of devices: files, terminals, sockets.
+
+pub mod poll;

@@ -1,0 +1,223 @@
+//! One virtual machine at work: a thread that owns the machine and its side of a pair, and the
+//! handle through which everyone else asks it for things.
+//!
+//! ```text
+//!   API ──Command──┐                     ┌──▶ serial host   (released outputs)
+//!   serial ─Input──┼──▶ mailbox ──▶ thread ──▶ connection   (frames to the peer)
+//!   link ───Bytes──┘     kick           └──▶ events         (what happened)
+//! ```
+//!
+//! The thread never waits for a peer, a disk or a terminal: others do, and put what came into its
+//! mailbox. So the guest runs on, heartbeats go out and the API is answered whatever the world
+//! does.
+
+mod connection;
+mod mailbox;
+mod thread;
+
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use ft::event::{ControlOp, Output};
+use ft::parameters::Parameters;
+use ft::status::{End, FtEvent, FtStatus};
+
+use crate::machine::{BuildError, MachineConfig, VirtualMachine};
+
+pub use connection::{Address, AddressError, Connection};
+pub use mailbox::{Mailbox, Message};
+
+/// The host side of a machine's devices.
+pub trait HostSide: Send {
+    /// An output leaves the machine for good.
+    fn output(&mut self, output: &Output);
+    /// This side executes for real from now on: input may come, outputs will.
+    fn go_live(&mut self);
+}
+
+/// Whoever wants to know what happens to the machine.
+pub type Listener = Box<dyn FnMut(VmEvent) + Send>;
+
+/// Something that happened to the machine.
+#[derive(Debug, Clone)]
+pub enum VmEvent {
+    /// To its protection.
+    Ft(FtEvent),
+    /// It has ended; the thread is about to.
+    Ended(End),
+}
+
+/// Makes the machine of a backup, from what the primary handed on.
+pub type Builder = Box<dyn FnMut(MachineConfig, &[u8]) -> Result<VirtualMachine, BuildError> + Send>;
+
+/// What the thread is to start as.
+pub enum Start {
+    /// Executes this machine; with a log of it if there is a sink.
+    Live(Box<VirtualMachine>, Option<ft::primary::LogSink>),
+    /// Waits for a primary on a connection that will be handed in.
+    Backup(Builder),
+}
+
+/// Why the thread refused.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// The thread is gone.
+    #[error("the virtual machine has ended")]
+    Gone,
+    /// Not possible for this machine now.
+    #[error("{0}")]
+    Refused(String),
+    /// The peer's address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+}
+
+/// Asks the thread for something; the answer comes through the sender.
+pub enum Command {
+    /// Stop executing, or go on.
+    SetPaused(bool, Reply<()>),
+    /// An operation of the operator's on the machine.
+    Control(ControlOp),
+    /// Begin protection over this connection.
+    Protect(Box<Protect>, Reply<()>),
+    /// End protection.
+    StopProtection(Reply<()>),
+    /// Swap roles with the backup.
+    FailOver(Reply<()>),
+    /// How things stand.
+    Status(Reply<Box<VmStatus>>),
+    /// End the thread; the machine is lost.
+    Quit,
+}
+
+/// What `Command::Protect` needs.
+pub struct Protect {
+    /// To the backup.
+    pub connection: Connection,
+    /// Settings of the pair.
+    pub parameters: Parameters,
+    /// Handed to the backup as it is, behind the machine's configuration.
+    pub config: Vec<u8>,
+}
+
+/// Where an answer goes.
+pub type Reply<T> = mpsc::Sender<Result<T, VmError>>;
+
+/// How things stand.
+#[derive(Debug, Clone)]
+pub struct VmStatus {
+    /// Protection.
+    pub ft: Option<FtStatus>,
+    /// The machine executes for real here.
+    pub live: bool,
+    /// The machine is paused.
+    pub paused: bool,
+    /// Bytes of guest memory, if there is a machine.
+    pub memory_size: u64,
+    /// Instructions retired.
+    pub logical_time: u64,
+    /// Guest time in nanoseconds.
+    pub virtual_ns: u64,
+    /// Backend.
+    pub hypervisor: &'static str,
+}
+
+/// The handle of a machine's thread.
+pub struct VmHandle {
+    mailbox: Mailbox,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl VmHandle {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the host has no thread to give.
+    pub fn start(
+        owner: String,
+        start: Start,
+        host: Box<dyn HostSide>,
+        listener: Listener,
+    ) -> std::io::Result<Self> {
+        let (mailbox, receiver) = Mailbox::new();
+        let inner = mailbox.clone();
+        let thread = std::thread::Builder::new().name("vcpu0".to_owned()).spawn(move || {
+            thread::VmThread::new(owner, start, host, listener, inner, receiver).run();
+        })?;
+        Ok(Self { mailbox, thread: Some(thread) })
+    }
+
+    /// Where messages to the thread go.
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, VmError> {
+        let (reply, answer) = mpsc::channel();
+        self.mailbox.send(Message::Command(command(reply)));
+        answer.recv().map_err(|_| VmError::Gone)?
+    }
+
+    /// Stops executing, or goes on.
+    ///
+    /// # Errors
+    /// When this side is a backup, or the machine has ended.
+    pub fn set_paused(&self, paused: bool) -> Result<(), VmError> {
+        self.ask(|reply| Command::SetPaused(paused, reply))
+    }
+
+    /// An operation of the operator's on the machine.
+    pub fn control(&self, operation: ControlOp) {
+        self.mailbox.send(Message::Command(Command::Control(operation)));
+    }
+
+    /// Begins protection; answered when it has begun, not when the clone is complete.
+    ///
+    /// # Errors
+    /// When it cannot be begun; the machine goes on as it was.
+    pub fn protect(&self, protect: Protect) -> Result<(), VmError> {
+        self.ask(|reply| Command::Protect(Box::new(protect), reply))
+    }
+
+    /// Ends protection.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn stop_protection(&self) -> Result<(), VmError> {
+        self.ask(Command::StopProtection)
+    }
+
+    /// Swaps roles with the backup.
+    ///
+    /// # Errors
+    /// When the machine is not protected.
+    pub fn fail_over(&self) -> Result<(), VmError> {
+        self.ask(Command::FailOver)
+    }
+
+    /// How things stand.
+    ///
+    /// # Errors
+    /// When the machine has ended.
+    pub fn status(&self) -> Result<VmStatus, VmError> {
+        self.ask(Command::Status).map(|status| *status)
+    }
+
+    /// Whether the thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
+    }
+}
+
+impl Drop for VmHandle {
+    fn drop(&mut self) {
+        self.mailbox.send(Message::Command(Command::Quit));
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said so; the process aborts on panic anyway.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Shares a mailbox with closures that outlive the handle.
+pub type SharedHandle = Arc<VmHandle>;

@@ -1,0 +1,367 @@
+//! The thread that owns a machine and its side of a pair.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use ft::event::Input;
+use ft::fence::{Fence, FileFence, NoFence};
+use ft::inbox::Inbox;
+use ft::machine::Machine;
+use ft::record::Pace;
+use ft::replica::Replica;
+use ft::status::{End, FtEvent, Next};
+use ft::time::HostTime;
+
+use super::mailbox::{Mailbox, Message};
+use super::{
+    Builder, Command, Connection, HostSide, Listener, Protect, Start, VmError, VmEvent, VmStatus,
+};
+use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
+
+/// Input for the serial port that may wait to be taken, in bytes.
+const SERIAL_BACKLOG: usize = 1 << 20;
+/// Bytes of input that one entry of the log may hold.
+const SERIAL_CHUNK: usize = 4096;
+/// Wait between two tries to send to a connection that takes nothing.
+const UNSENT_WAIT: Duration = Duration::from_millis(1);
+/// Epoch length of an offline log, in milliseconds.
+const RECORDING_EPOCH_MS: u64 = 100;
+/// Pages checked besides the dirty ones in each epoch of an offline log.
+const RECORDING_SCRUB_PAGES: u32 = 16;
+
+pub(super) struct VmThread {
+    epoch: Instant,
+    replica: Replica,
+    machine: Option<Box<VirtualMachine>>,
+    builder: Option<Builder>,
+    inbox: Inbox,
+    /// Serial input that the port has no room for yet.
+    serial: std::collections::VecDeque<u8>,
+    connection: Option<Connection>,
+    host: Box<dyn HostSide>,
+    listener: Listener,
+    mailbox: Mailbox,
+    receiver: Receiver<Message>,
+    was_live: bool,
+    paused: bool,
+    quit: bool,
+}
+
+impl VmThread {
+    pub(super) fn new(
+        owner: String,
+        start: Start,
+        host: Box<dyn HostSide>,
+        listener: Listener,
+        mailbox: Mailbox,
+        receiver: Receiver<Message>,
+    ) -> Self {
+        let epoch = Instant::now();
+        let (pace, now) = (Pace::default(), HostTime(0));
+        let mut sink = None;
+        let (replica, machine, builder) = match start {
+            Start::Live(machine, log) => {
+                sink = log;
+                (Replica::primary(owner, pace, machine.as_ref(), now), Some(machine), None)
+            }
+            Start::Backup(builder) => (Replica::backup(owner, pace, now), None, Some(builder)),
+        };
+        let mut thread = Self {
+            epoch,
+            replica,
+            machine,
+            builder,
+            inbox: Inbox::new(SERIAL_CHUNK * 2),
+            serial: std::collections::VecDeque::new(),
+            connection: None,
+            host,
+            listener,
+            mailbox,
+            receiver,
+            was_live: false,
+            paused: false,
+            quit: false,
+        };
+        if let Some(machine) = &thread.machine {
+            thread.mailbox.set_kicker(Some(machine.kicker()));
+        }
+        if let Some(sink) = sink {
+            thread.start_recording(sink);
+        }
+        thread
+    }
+
+    fn now(&self) -> HostTime {
+        HostTime(self.epoch.elapsed().as_nanos() as u64)
+    }
+
+    fn start_recording(&mut self, sink: ft::primary::LogSink) {
+        let now = self.now();
+        if let (Some(primary), Some(machine)) = (self.replica.as_primary(), &mut self.machine) {
+            let begun = primary.record(
+                machine.as_mut(),
+                sink,
+                RECORDING_EPOCH_MS,
+                RECORDING_SCRUB_PAGES,
+                now,
+            );
+            if let Err(error) = begun {
+                let reason = error.to_string();
+                (self.listener)(VmEvent::Ft(FtEvent::RecordingFailed { reason }));
+            }
+        }
+    }
+
+    /// Runs the machine to its end.
+    pub(super) fn run(mut self) {
+        let end = loop {
+            while let Ok(message) = self.receiver.try_recv() {
+                self.take(message);
+            }
+            if self.quit {
+                break None;
+            }
+            self.offer_serial();
+            let now = self.now();
+            let next = match &mut self.machine {
+                Some(machine) => self.replica.drive(machine.as_mut(), &mut self.inbox, now),
+                None => self.replica.tick(now),
+            };
+            self.build_machine();
+            self.release();
+            let all_sent = self.transmit();
+            self.tell();
+            match next {
+                Next::Run => {}
+                Next::Wait(until) => self.wait(until, all_sent),
+                Next::Ended(end) => break Some(end),
+            }
+        };
+        self.finish(end);
+    }
+
+    fn finish(&mut self, end: Option<End>) {
+        let now = self.now();
+        if let (Some(primary), Some(machine)) = (self.replica.as_primary(), &mut self.machine)
+            && primary.is_recording()
+            && let Err(error) = primary.finish_recording(machine.as_mut(), now)
+        {
+            let reason = error.to_string();
+            (self.listener)(VmEvent::Ft(FtEvent::RecordingFailed { reason }));
+        }
+        // What is still to be said to the peer (a farewell, an error) may go, but not for long.
+        let deadline = Instant::now() + Duration::from_millis(100);
+        while !self.transmit() && Instant::now() < deadline {
+            std::thread::sleep(UNSENT_WAIT);
+        }
+        self.tell();
+        if let Some(end) = end {
+            (self.listener)(VmEvent::Ended(end));
+        }
+    }
+
+    /// Waits for a message, until `until` at the latest.
+    fn wait(&mut self, until: Option<HostTime>, all_sent: bool) {
+        let now = self.now();
+        let most = match until {
+            Some(until) => Duration::from_nanos(until.since(now)),
+            None => Duration::from_secs(1),
+        };
+        let most = if all_sent { most } else { most.min(UNSENT_WAIT) };
+        match self.receiver.recv_timeout(most) {
+            Ok(message) => self.take(message),
+            Err(RecvTimeoutError::Timeout) => {}
+            // The mailbox holds a sender too, so this end is never the last.
+            Err(RecvTimeoutError::Disconnected) => self.quit = true,
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Command(command) => self.command(command),
+            Message::Serial(bytes) => {
+                let room = SERIAL_BACKLOG.saturating_sub(self.serial.len());
+                if bytes.len() > room {
+                    log::warn!("serial input: {} bytes dropped", bytes.len() - room);
+                }
+                self.serial.extend(bytes.into_iter().take(room));
+            }
+            Message::Connected(connection) => self.connect(connection),
+            Message::Bytes(number, bytes) if self.is_current(number) => {
+                // Read after the bytes came off the connection: a host that stood still must
+                // not take old bytes for a sign of life.
+                let now = self.now();
+                self.replica.on_bytes(&bytes, now);
+            }
+            Message::Closed(number) if self.is_current(number) => self.replica.on_link_closed(),
+            Message::Bytes(..) | Message::Closed(_) => {}
+        }
+    }
+
+    fn is_current(&self, number: u64) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.number() == number)
+    }
+
+    fn connect(&mut self, connection: Connection) {
+        match connection.start_reading(self.mailbox.clone()) {
+            Ok(()) => self.connection = Some(connection),
+            Err(error) => log::error!("connection to {} is of no use: {error}", connection.peer()),
+        }
+    }
+
+    /// Hands serial input on as far as the port has room for it.
+    fn offer_serial(&mut self) {
+        let Some(machine) = &self.machine else { return };
+        if self.serial.is_empty() || !self.inbox.is_empty() || !self.replica.is_live() {
+            return;
+        }
+        let count = self.serial.len().min(machine.serial_input_room()).min(SERIAL_CHUNK);
+        if count > 0 {
+            let payload: Vec<u8> = self.serial.drain(..count).collect();
+            let offered = self.inbox.offer(Input::Device { device: SERIAL, payload });
+            assert!(offered.is_ok(), "an empty inbox takes one chunk");
+        }
+    }
+
+    /// Makes a backup's machine when the primary has said what it is like.
+    fn build_machine(&mut self) {
+        let Some(hello) = self.replica.hello() else { return };
+        let (config, fence_text) = (hello.config.clone(), hello.parameters.fence.clone());
+        let now = self.now();
+        match self.prepare(&config, &fence_text) {
+            Ok((machine, fence)) => {
+                self.mailbox.set_kicker(Some(machine.kicker()));
+                if let Err(error) = self.replica.accept(machine.as_ref(), fence, now) {
+                    log::error!("the primary is refused: {error}");
+                }
+                self.machine = Some(machine);
+            }
+            Err(reason) => {
+                log::error!("the primary is refused: {reason}");
+                if let Some(backup) = self.replica.as_backup() {
+                    backup.refuse(&reason, now);
+                }
+            }
+        }
+    }
+
+    fn prepare(
+        &mut self,
+        config: &[u8],
+        fence: &str,
+    ) -> Result<(Box<VirtualMachine>, Box<dyn Fence>), String> {
+        let (machine_config, rest): (MachineConfig, &[u8]) = postcard::take_from_bytes(config)
+            .map_err(|error| format!("the machine's configuration is malformed: {error}"))?;
+        let fence = open_fence(fence).map_err(|error| error.to_string())?;
+        let builder = self.builder.as_mut().ok_or("this side takes no machine")?;
+        let machine = builder(machine_config, rest).map_err(|error| error.to_string())?;
+        Ok((Box::new(machine), fence))
+    }
+
+    fn release(&mut self) {
+        let live = self.replica.is_live();
+        if live && !self.was_live {
+            self.host.go_live();
+        }
+        self.was_live = live;
+        let now = self.now();
+        for output in self.replica.take_released(now) {
+            self.host.output(&output);
+        }
+    }
+
+    /// Sends what there is to send; false when some of it has to wait.
+    fn transmit(&mut self) -> bool {
+        let Self { connection: Some(connection), replica, .. } = self else { return true };
+        let all_sent = connection.transmit(|most| replica.poll_transmit(most));
+        if all_sent && !replica.wants_link() {
+            self.connection = None;
+        }
+        all_sent
+    }
+
+    fn tell(&mut self) {
+        for event in self.replica.take_events() {
+            (self.listener)(VmEvent::Ft(event));
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = self.now();
+        // An asker that has gone away needs no answer.
+        match command {
+            Command::SetPaused(paused, reply) => {
+                let _ = reply.send(self.set_paused(paused, now));
+            }
+            Command::Control(operation) => {
+                if self.inbox.offer(Input::Control(operation)).is_err() {
+                    log::warn!("{operation:?} is dropped: too much waits to be taken");
+                }
+            }
+            Command::Protect(protect, reply) => {
+                let _ = reply.send(self.protect(*protect, now));
+            }
+            Command::StopProtection(reply) => {
+                let stopped = self.replica.stop_protection(now);
+                let _ = reply.send(stopped.map_err(|error| VmError::Refused(error.to_string())));
+            }
+            Command::FailOver(reply) => {
+                let begun = self.replica.fail_over();
+                let _ = reply.send(begun.map_err(|error| VmError::Refused(error.to_string())));
+            }
+            Command::Status(reply) => {
+                let _ = reply.send(Ok(Box::new(self.status(now))));
+            }
+            Command::Quit => self.quit = true,
+        }
+    }
+
+    fn set_paused(&mut self, paused: bool, now: HostTime) -> Result<(), VmError> {
+        let Some(machine) = &self.machine else {
+            return Err(VmError::Refused("there is no machine yet".to_owned()));
+        };
+        self.replica
+            .set_paused(machine.as_ref(), paused, now)
+            .map_err(|error| VmError::Refused(error.to_string()))?;
+        self.paused = paused;
+        Ok(())
+    }
+
+    fn protect(&mut self, protect: Protect, now: HostTime) -> Result<(), VmError> {
+        let refused = |error: &dyn std::error::Error| VmError::Refused(error.to_string());
+        let Some(machine) = &self.machine else {
+            return Err(VmError::Refused("there is no machine yet".to_owned()));
+        };
+        let fence = open_fence(&protect.parameters.fence)?;
+        let mut config = postcard::to_allocvec(machine.config())
+            .map_err(|error| VmError::Refused(error.to_string()))?;
+        config.extend(protect.config);
+        self.replica
+            .protect(machine.as_ref(), protect.parameters, fence, config, now)
+            .map_err(|error| refused(&error))?;
+        self.connect(protect.connection);
+        Ok(())
+    }
+
+    fn status(&self, now: HostTime) -> VmStatus {
+        let machine = self.machine.as_deref();
+        VmStatus {
+            ft: self.replica.status(machine.map(|machine| machine as &dyn Machine), now),
+            live: self.replica.is_live() && self.machine.is_some(),
+            paused: self.paused,
+            memory_size: machine.map_or(0, |machine| machine.config().memory_size),
+            logical_time: machine.map_or(0, |machine| machine.now().0),
+            virtual_ns: machine.map_or(0, Machine::virtual_ns),
+            hypervisor: machine.map_or("none", VirtualMachine::hypervisor_name),
+        }
+    }
+}
+
+/// Opens the fence that an operator named.
+fn open_fence(text: &str) -> Result<Box<dyn Fence>, VmError> {
+    match text.split_once(':') {
+        Some(("file", path)) if !path.is_empty() => Ok(Box::new(FileFence::new(path))),
+        None if text == "none" => Ok(Box::new(NoFence)),
+        _ => Err(VmError::Refused(format!("fence {text:?} is not file:PATH or none"))),
+    }
+}
