@@ -4,5 +4,10 @@
 //! socket. The server uses the same types, so the two cannot drift apart; `openapi.yaml` beside
 //! this crate describes them and is tested against them.
 
+pub mod client;
+pub mod error;
 pub mod options;
 pub mod types;
+
+pub use client::Client;
+pub use error::{ClientError, chain_report};

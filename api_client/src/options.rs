@@ -12,15 +12,19 @@
 //! ```
 
 mod devices;
+mod ft;
 mod migration;
 mod value;
+mod vm;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 pub use devices::{DEVICE, DISK, FS, GENERIC_VHOST_USER, NET, PMEM, RNG, USER_DEVICE, VDPA, VSOCK};
+pub use ft::FT_START;
 pub use migration::{RECEIVE_MIGRATION, RESTORE, SEND_MIGRATION};
 pub use value::{parse_bytes, parse_toggle};
+pub use vm::{CONSOLE, CPUS, MEMORY, PLATFORM, SERIAL, parse_console, parse_serial};
 
 /// How the value of a key reads.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +55,6 @@ pub enum Kind {
     Named(&'static [(&'static str, u64)]),
     /// A key without value.
     Flag,
-    /// A value that is understood for compatibility and has no effect.
-    Ignored,
 }
 
 /// How one side of a pair reads.
@@ -165,19 +167,17 @@ pub fn parse(input: &str, keys: &[Key]) -> Result<Map<String, Value>, OptionErro
             }
             (_, Some("")) => {
                 remove(&mut object, key.member);
-                given.retain(|name| *name != key.name);
+                given.retain(|member| *member != key.member);
                 continue;
             }
             (_, Some(text)) => value::convert(key, text)?,
         };
-        given.push(key.name);
-        if !matches!(key.kind, Kind::Ignored) {
-            insert(&mut object, key.member, value);
-        }
+        given.push(key.member);
+        insert(&mut object, key.member, value);
     }
     match keys
         .iter()
-        .find(|key| key.required && !given.contains(&key.name))
+        .find(|key| key.required && !given.contains(&key.member))
     {
         Some(missing) => Err(OptionError::Missing(missing.name)),
         None => Ok(object),

@@ -1,66 +1,110 @@
-//! Simulates protected machines, one life per seed: `simulate --seeds N [--start S]`.
+//! Simulates protected machines, one life per seed: `simulate --seeds N [--start S] [--jobs J]`.
 //!
-//! Ends with a line of totals, or with the first seed whose life was wrong, what was wrong, and
-//! the command that repeats it.
+//! Ends with a line of totals, or with the lowest seed whose life was wrong, what was wrong, and
+//! the command that repeats it. Each life is lived in one thread; jobs only share out the seeds.
 
 #[path = "../tests/simulation/sim/mod.rs"]
 #[allow(dead_code)]
 mod sim;
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
-use sim::{Failure, Summary};
+use sim::runner::{Failure, Summary};
+
+/// What the command line asks for.
+#[derive(Clone, Copy)]
+struct Arguments {
+    seeds: u64,
+    start: u64,
+    jobs: u64,
+    verbose: bool,
+}
+
+/// What some lives came to.
+#[derive(Default)]
+struct Tally {
+    total: Summary,
+    lost: u64,
+    wrong: Option<Box<Failure>>,
+}
 
 fn main() -> ExitCode {
-    let (seeds, start, verbose) = match arguments() {
+    let arguments = match read_arguments() {
         Ok(arguments) => arguments,
         Err(text) => {
-            eprintln!("{text}\nusage: simulate --seeds N [--start S] [--verbose]");
+            eprintln!("{text}\nusage: simulate --seeds N [--start S] [--jobs J] [--verbose]");
             return ExitCode::from(2);
         }
     };
-    let mut total = Summary::default();
-    let mut lost = 0_u64;
-    for seed in start..start.saturating_add(seeds) {
+    let next = AtomicU64::new(arguments.start);
+    let tallies: Vec<Tally> = thread::scope(|scope| {
+        let jobs: Vec<_> = (0..arguments.jobs)
+            .map(|_| scope.spawn(|| work(arguments, &next)))
+            .collect();
+        jobs.into_iter()
+            .map(|job| job.join().expect("a life never panics"))
+            .collect()
+    });
+    let mut sum = Tally::default();
+    for tally in tallies {
+        add(&mut sum.total, &tally.total);
+        sum.lost += tally.lost;
+        let lowest = [sum.wrong, tally.wrong].into_iter().flatten();
+        sum.wrong = lowest.min_by_key(|failure| failure.seed);
+    }
+    match &sum.wrong {
+        Some(failure) => {
+            report(failure);
+            ExitCode::FAILURE
+        }
+        None => {
+            print_totals(arguments.seeds, &sum);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Lives through seeds until none is left or one was wrong.
+fn work(arguments: Arguments, next: &AtomicU64) -> Tally {
+    let mut tally = Tally::default();
+    let end = arguments.start.saturating_add(arguments.seeds);
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            return tally;
+        }
         match sim::run(seed) {
             Ok(summary) => {
-                if verbose {
+                if arguments.verbose {
                     println!("seed {seed}: {summary:?}");
                 }
-                lost += u64::from(summary.lost);
-                add(&mut total, &summary);
+                tally.lost += u64::from(summary.lost);
+                add(&mut tally.total, &summary);
             }
             Err(failure) => {
-                report(&failure);
-                return ExitCode::FAILURE;
+                next.store(end, Ordering::Relaxed);
+                tally.wrong = Some(failure);
+                return tally;
             }
         }
     }
-    println!(
-        "{seeds} lives: {} answered, {} repeated, {} protections, {} promotions ({} planned), {} \
-         went on alone, {} fenced, {} divergences, {} repaired, {} epochs verified, {lost} lost \
-         with their only host",
-        total.answered,
-        total.repeated,
-        total.protections,
-        total.promotions,
-        total.planned,
-        total.alone,
-        total.fenced,
-        total.divergences,
-        total.repairs,
-        total.epochs,
-    );
-    ExitCode::SUCCESS
 }
 
 /// Reads the command line.
-fn arguments() -> Result<(u64, u64, bool), String> {
-    let (mut seeds, mut start, mut verbose) = (None, 0, false);
+fn read_arguments() -> Result<Arguments, String> {
+    let jobs = thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let mut arguments = Arguments {
+        seeds: 0,
+        start: 0,
+        jobs,
+        verbose: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--verbose" {
-            verbose = true;
+            arguments.verbose = true;
             continue;
         }
         let value = words
@@ -70,12 +114,47 @@ fn arguments() -> Result<(u64, u64, bool), String> {
             .parse()
             .map_err(|_| format!("{word}: {value} is not a number"))?;
         match word.as_str() {
-            "--seeds" => seeds = Some(value),
-            "--start" => start = value,
+            "--seeds" => arguments.seeds = value,
+            "--start" => arguments.start = value,
+            "--jobs" => arguments.jobs = value,
             _ => return Err(format!("{word} is unknown")),
         }
     }
-    Ok((seeds.ok_or("--seeds is missing")?, start, verbose))
+    match arguments.seeds {
+        0 => Err("--seeds is missing".into()),
+        _ => Ok(arguments),
+    }
+}
+
+/// Says what happened in all lives.
+fn print_totals(seeds: u64, sum: &Tally) {
+    let Summary {
+        answered,
+        repeated,
+        promotions,
+        planned,
+        alone,
+        fenced,
+        ..
+    } = &sum.total;
+    let Summary {
+        divergences,
+        repairs,
+        epochs,
+        protections,
+        throttled,
+        ..
+    } = &sum.total;
+    println!(
+        "{seeds} lives went right, {} of them lost with their only host",
+        sum.lost
+    );
+    println!("  {answered} requests answered, {repeated} outputs seen twice at a failover");
+    println!("  {protections} protections, {epochs} epochs verified, throttled {throttled} times");
+    println!(
+        "  {promotions} promotions ({planned} planned), {alone} went on alone, {fenced} fenced"
+    );
+    println!("  {divergences} divergences, {repairs} repaired");
 }
 
 /// Says what was wrong and how to see it again.
@@ -90,10 +169,8 @@ fn report(failure: &Failure) {
     for line in &failure.events {
         eprintln!("  {line}");
     }
-    eprintln!(
-        "again: cargo run --release -p ft --example simulate -- --seeds 1 --start {}",
-        failure.seed
-    );
+    let seed = failure.seed;
+    eprintln!("again: cargo run --release -p ft --example simulate -- --seeds 1 --start {seed}");
 }
 
 /// Adds up what happened.
@@ -108,4 +185,5 @@ fn add(total: &mut Summary, summary: &Summary) {
     total.repairs += summary.repairs;
     total.epochs += summary.epochs;
     total.protections += summary.protections;
+    total.throttled += summary.throttled;
 }

@@ -279,9 +279,9 @@ impl Recorder {
 
     /// Executes until the slice is over or the guest stops.
     fn execute(&mut self, machine: &mut dyn Machine, pace: Pace, slice: &mut Slice) -> Outcome {
-        let mut until = machine
-            .now()
-            .plus(self.clock.instructions_in(pace.slice_ns));
+        let slice_instructions = self.clock.instructions_in(pace.slice_ns);
+        let slice_instructions = slice_instructions.min(pace.max_instructions).max(1);
+        let mut until = machine.now().plus(slice_instructions);
         let linger = self.clock.instructions_in(pace.linger_ns);
         let mut lingering = false;
         loop {

@@ -62,7 +62,7 @@ pub struct FtStatus {
     pub last_clone: Option<CloneSummary>,
     /// The last failover to this side.
     pub last_failover: Option<FailoverPhases>,
-    /// How often the primary waited for its backup.
+    /// How often the primary waited for its backup in this protection.
     pub throttled: Throttle,
     /// What keeps this side from going on, or why it ended.
     pub error: Option<String>,
@@ -139,15 +139,14 @@ pub(crate) struct History {
     pub(crate) last_divergence: Option<DivergenceReport>,
     pub(crate) last_clone: Option<CloneSummary>,
     pub(crate) last_failover: Option<FailoverPhases>,
-    pub(crate) throttle: Throttle,
 }
 
 /// How often and how long the primary waited for its backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Throttle {
-    /// How often.
+    /// How often it had to stop because the window was full.
     pub count: u64,
-    /// How long in all, in milliseconds.
+    /// How long it was kept in all, short rests included, in milliseconds.
     pub total_ms: u64,
 }
 

@@ -2,5 +2,6 @@
 
 pub mod loader;
 pub mod machine;
+pub mod control;
 pub mod host;
 pub mod vm;

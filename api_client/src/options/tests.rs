@@ -24,7 +24,6 @@ const KEYS: &[Key] = &[
     Key::renamed("bw_size", "limit.bandwidth.size", Kind::Number(1000)),
     Key::new("type", Kind::Named(&[("net", 1), ("iommu", 0)])),
     Key::new("off", Kind::Flag),
-    Key::new("old", Kind::Ignored),
 ];
 
 #[test]
@@ -58,7 +57,6 @@ fn good_strings_become_json_members() {
         ("type=NET", json!({"type": 1})),
         ("type=41", json!({"type": 41})),
         ("off", json!({"off": true})),
-        ("old=x", json!({})),
     ];
     for (input, expected) in table {
         assert_eq!(

@@ -44,7 +44,7 @@ pub(super) fn convert(key: &Key, text: &str) -> Result<Value, OptionError> {
         Kind::Topology => topology(&plain),
         Kind::Switches(names) => switches(names, text),
         Kind::Named(names) => named(names, &plain)?,
-        Kind::Flag | Kind::Ignored => Some(Value::Null),
+        Kind::Flag => Some(Value::Bool(true)),
     };
     value.ok_or_else(|| OptionError::Conversion {
         key: key.name.to_owned(),

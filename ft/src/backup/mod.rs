@@ -34,7 +34,7 @@ use crate::protocol::{
 };
 use crate::replay::{ReplayBase, Replayer};
 use crate::status::{
-    End, FtEvent, FtStatus, History, Lag, LogTraffic, Next, OutputStatus, Positions, Role,
+    End, FtEvent, FtStatus, History, Lag, LogTraffic, Next, OutputStatus, Positions, Role, Throttle,
 };
 use crate::time::{Generation, HostTime, LogPosition, NS_PER_MS};
 use promote::ClockOffset;
@@ -42,7 +42,7 @@ use promote::ClockOffset;
 /// Timeout before the handshake has set one.
 const GREETING_TIMEOUT_MS: u64 = 10_000;
 /// Longest time that an acknowledgement waits when nothing depends on it.
-const ACK_NS: u64 = 5 * NS_PER_MS;
+const ACK_NS: u64 = 2 * NS_PER_MS;
 
 /// Where a backup stands.
 #[derive(Debug)]
@@ -371,7 +371,7 @@ impl Backup {
             last_divergence: self.history.last_divergence.clone(),
             last_clone: None,
             last_failover: self.history.last_failover.clone(),
-            throttled: self.history.throttle,
+            throttled: Throttle::default(),
             error: self.error(),
         }
     }

@@ -15,6 +15,7 @@
 //! All of it happens in [`Primary::drive`], one bounded step at a time.
 
 mod clone;
+mod lag_control;
 mod messages;
 mod protection;
 mod repair;
@@ -434,7 +435,9 @@ impl Primary {
             last_divergence: self.history.last_divergence.clone(),
             last_clone: self.history.last_clone,
             last_failover: self.history.last_failover.clone(),
-            throttled: self.history.throttle,
+            throttled: protection
+                .map(|p| p.lag_control.throttle(now))
+                .unwrap_or_default(),
             error: self.error(),
         }
     }
@@ -526,7 +529,7 @@ impl Primary {
             (Some(End::Fenced(_)), _) => "fenced",
             (Some(End::Stopped), _) => "stopped",
             (Some(End::Failed(_)), _) => "failed",
-            (None, Some(protection)) => protection.phase.name(),
+            (None, Some(protection)) => protection.state_name(),
             (None, None) => "unprotected",
         }
     }

@@ -13,6 +13,7 @@ use crate::log::{Entry, EntryCoder, Event};
 use crate::output::{Lease, OutputGate, ReleasePolicy};
 use crate::parameters::Parameters;
 use crate::primary::clone::LiveClone;
+use crate::primary::lag_control::LagControl;
 use crate::protocol::{Ack, Divergence, MachineFacts, Message};
 use crate::record::EndedEpoch;
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
@@ -87,8 +88,7 @@ pub(super) struct Protection {
     pub(super) released_told: u64,
     pub(super) released_at: HostTime,
     pub(super) lag: LatencyHistogram,
-    pub(super) throttled_since: Option<HostTime>,
-    pub(super) resume_at: HostTime,
+    pub(super) lag_control: LagControl,
 }
 
 impl Protection {
@@ -120,8 +120,16 @@ impl Protection {
             released_told: 0,
             released_at: now,
             lag: LatencyHistogram::default(),
-            throttled_since: None,
-            resume_at: now,
+            lag_control: LagControl::default(),
+        }
+    }
+
+    /// What it is doing, in a word or two.
+    pub(super) fn state_name(&self) -> &'static str {
+        let repairing = self.divergence.is_some() || self.repair_at.is_some();
+        match self.phase {
+            Phase::Protected if repairing => "repairing",
+            _ => self.phase.name(),
         }
     }
 

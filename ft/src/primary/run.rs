@@ -5,14 +5,12 @@ use crate::log::Entry;
 use crate::machine::Machine;
 use crate::output::ReleasePolicy;
 use crate::primary::Primary;
+use crate::primary::lag_control::{Admission, Gap};
 use crate::primary::protection::{FLUSH_NS, Phase, Protection};
 use crate::protocol::StopReason;
 use crate::record::{Outcome, Slice};
 use crate::status::{End, FtEvent, Next};
 use crate::time::{HostTime, LogPosition, NS_PER_MS};
-
-/// Bytes that may wait for the connection before the guest waits as well.
-const MAX_UNSENT_LOG: usize = 16 << 20;
 
 impl Primary {
     /// Executes a slice, if the guest may; none if it may not.
@@ -153,27 +151,22 @@ impl Primary {
                 return false;
             }
         }
-        let lag = protection.unverified.len() as u64;
-        let most = protection.parameters.max_lag_epochs;
-        if lag >= most || protection.link.unsent() > MAX_UNSENT_LOG {
-            if protection.throttled_since.is_none() {
-                protection.throttled_since = Some(now);
-                self.history.throttle.count += 1;
-                self.events.push(FtEvent::Throttled { lag_epochs: lag });
+        let gap = Gap {
+            epochs: protection.unverified.len() as u64,
+            most_epochs: protection.parameters.max_lag_epochs,
+            age_ns: protection.lag_ns(now),
+            unsent: protection.link.unsent(),
+        };
+        match protection.lag_control.admit(gap, now) {
+            Admission::Go => true,
+            Admission::Rest => false,
+            Admission::Full => {
+                self.events.push(FtEvent::Throttled {
+                    lag_epochs: gap.epochs,
+                });
+                false
             }
-            return false;
         }
-        if let Some(since) = protection.throttled_since.take() {
-            self.history.throttle.total_ms += now.since(since) / NS_PER_MS;
-        }
-        // Beyond half of the window the guest rests as long as it executes.
-        if lag > most / 2 {
-            if now < protection.resume_at {
-                return false;
-            }
-            protection.resume_at = now.plus(2 * self.pace.slice_ns);
-        }
-        true
     }
 
     /// Whether a planned failover waits for the backup.
@@ -272,8 +265,8 @@ impl Primary {
         if let Some(end) = self.recorder.meter().latest_end() {
             at(end.max(now.plus(FLUSH_NS)));
         }
-        if protection.resume_at > now {
-            at(protection.resume_at);
+        if let Some(until) = protection.lag_control.rest_until() {
+            at(until);
         }
     }
 }

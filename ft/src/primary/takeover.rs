@@ -95,9 +95,8 @@ impl Primary {
         let Some(protection) = self.protection.as_deref_mut() else {
             return;
         };
-        let stalled = protection.throttled_since.is_some_and(|since| {
-            now.since(since) >= STALL_MS.max(protection.parameters.timeout_ms) * NS_PER_MS
-        });
+        let patience_ms = STALL_MS.max(protection.parameters.timeout_ms);
+        let stalled = protection.lag_control.full_ns(now) >= patience_ms * NS_PER_MS;
         let cause = if let Some(text) = protection.link.broken() {
             Suspicion::Protocol(text.to_owned())
         } else if protection.link_closed {

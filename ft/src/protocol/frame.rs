@@ -10,6 +10,7 @@
 //! seven bytes, a position marker ten.
 
 use crate::codec::{CodecError, FieldReader, FieldWriter};
+use crate::protocol::message::kind;
 use crate::time::Generation;
 
 /// Largest frame body: a batch of pages or the sections of a machine, with room to spare.
@@ -96,6 +97,13 @@ impl FrameDecoder {
         let Some((length, head)) = read_length(waiting)? else {
             return Ok(None);
         };
+        // A stranger is told at once, not when as many bytes have come as its first one says.
+        if let Some(kind) = waiting
+            .get(head)
+            .filter(|kind| !(1..=kind::LAST).contains(*kind))
+        {
+            return Err(CodecError::unknown("kind", 0, u64::from(*kind)).into());
+        }
         let whole = head + length + CHECKSUM_BYTES;
         if waiting.len() < whole {
             return Ok(None);

@@ -38,6 +38,7 @@ pub mod kind {
     pub const STOP: u8 = 15;
     pub const STOP_ACK: u8 = 16;
     pub const ERROR: u8 = 17;
+    pub const LAST: u8 = ERROR;
 }
 
 /// What one side tells the other.

@@ -1,13 +1,8 @@
-//! Simulation of protected machines: seeds at random, and seeds that once failed.
+//! Simulation of protected machines: planned lives, lives at random, and lives that once failed.
 
 #[allow(dead_code)]
 mod sim;
 
-#[test]
-fn a_few_hundred_lives_go_right() {
-    for seed in 0..300 {
-        if let Err(failure) = sim::run(seed) {
-            panic!("seed {seed}: {} {:#?}", failure.what, failure);
-        }
-    }
-}
+mod handshake;
+mod scenarios;
+mod seeds;

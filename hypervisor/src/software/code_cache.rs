@@ -4,6 +4,9 @@
 //! entered at its start. It is kept under its linear and its physical address and the mode, so
 //! RIP-relative operands and branch targets can be absolute. What is cached never shows: a block
 //! is decoded again when it is not found, and dropped when its bytes are written.
+//!
+//! Keys and blocks lie in the table itself, so that a hit costs one cache line besides the
+//! instructions.
 
 use super::cpu::Mode;
 use super::mmu::CodePage;
@@ -13,39 +16,55 @@ use super::op::Op;
 pub const MOST_OPS: usize = 64;
 /// Places for blocks; a power of two.
 const SLOTS: usize = 1 << 15;
+/// Bits of a guest physical address below the mode in [`Key`].
+const MODE_SHIFT: u32 = 60;
 
 /// What a block is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     /// RIP of the first instruction.
     pub rip: u64,
-    /// Its guest physical address.
-    pub gpa: u64,
-    /// The mode it was decoded in.
-    pub mode: Mode,
+    /// Its guest physical address, and the mode it is decoded in.
+    place: u64,
+}
+
+impl Key {
+    /// No block has it: guest physical addresses are shorter.
+    const NONE: Self = Self { rip: 0, place: u64::MAX };
+
+    /// The key of the block that starts at `rip`, which lies at `gpa`.
+    #[inline(always)]
+    pub fn new(rip: u64, gpa: u64, mode: Mode) -> Self {
+        Self { rip, place: gpa | (mode as u64) << MODE_SHIFT }
+    }
+
+    /// Guest physical address of the first instruction.
+    pub fn gpa(&self) -> u64 {
+        self.place & ((1 << MODE_SHIFT) - 1)
+    }
 }
 
 /// A run of decoded instructions.
 #[derive(Debug)]
 pub struct Block {
-    /// RIP of the first instruction.
-    pub rip: u64,
+    /// What it is found by.
+    pub key: Key,
     /// RIP after the last instruction.
     pub next_rip: u64,
-    /// The instructions; never empty.
+    /// The instructions; empty only in an empty slot.
     pub ops: Box<[Op]>,
 }
 
-#[derive(Debug)]
-struct Slot {
-    key: Key,
-    block: Block,
+impl Block {
+    fn none() -> Self {
+        Self { key: Key::NONE, next_rip: 0, ops: Box::default() }
+    }
 }
 
 /// Decoded blocks, one per slot.
 #[derive(Debug)]
 pub struct CodeCache {
-    slots: Box<[Option<Box<Slot>>]>,
+    slots: Box<[Block]>,
     /// Per page of memory: the slots that held a block with bytes in it.
     pages: Vec<Vec<u32>>,
 }
@@ -54,14 +73,14 @@ impl CodeCache {
     /// An empty cache for a memory of `pages` pages.
     pub fn new(pages: u64) -> Self {
         Self {
-            slots: (0..SLOTS).map(|_| None).collect(),
+            slots: (0..SLOTS).map(|_| Block::none()).collect(),
             pages: (0..pages).map(|_| Vec::new()).collect(),
         }
     }
 
     #[inline(always)]
     fn index(key: &Key) -> usize {
-        (key.rip ^ key.rip >> 15 ^ key.gpa >> 12) as usize % SLOTS
+        (key.rip ^ key.rip >> 15 ^ key.place >> 12) as usize % SLOTS
     }
 
     /// The block that starts at `key`; `build` makes it, with the pages of memory that hold its
@@ -76,18 +95,16 @@ impl CodeCache {
         build: impl FnOnce() -> Result<(Block, Vec<CodePage>), E>,
     ) -> Result<&Block, E> {
         let index = Self::index(key);
-        let hit = self.slots[index].as_deref().is_some_and(|slot| slot.key == *key);
-        if !hit {
+        if self.slots[index].key != *key {
             let (block, pages) = build()?;
-            self.insert(*key, block, &pages);
+            self.insert(index, block, &pages);
         }
-        let slot = self.slots[index].as_deref().expect("the slot was just found or filled");
-        Ok(&slot.block)
+        Ok(&self.slots[index])
     }
 
     /// Keeps `block`, whose bytes lie in `pages` of memory, in place of what was in its slot.
-    fn insert(&mut self, key: Key, block: Block, pages: &[CodePage]) {
-        let index = Self::index(&key);
+    #[cold]
+    fn insert(&mut self, index: usize, block: Block, pages: &[CodePage]) {
         for page in pages {
             let list = &mut self.pages[page.0 as usize];
             if list.last() != Some(&(index as u32)) {
@@ -98,20 +115,20 @@ impl CodeCache {
                 list.dedup();
             }
         }
-        self.slots[index] = Some(Box::new(Slot { key, block }));
+        self.slots[index] = block;
     }
 
     /// Drops every block with bytes in `page`. Slots that have since been given to other pages
     /// are emptied too, which only costs decoding them again.
     pub fn drop_page(&mut self, page: CodePage) {
         for index in std::mem::take(&mut self.pages[page.0 as usize]) {
-            self.slots[index as usize] = None;
+            self.slots[index as usize] = Block::none();
         }
     }
 
     /// Drops everything.
     pub fn clear(&mut self) {
-        self.slots.fill_with(|| None);
+        self.slots.fill_with(Block::none);
         self.pages.fill_with(Vec::new);
     }
 }

@@ -5,7 +5,7 @@ use super::cpu::{Cpu, Mode};
 use super::decode::{self, Decoded, Flow, MAX_INSTRUCTION};
 use super::exception::Fault;
 use super::mmu::CodePage;
-use super::op::Op;
+use super::op::{Op, Stop};
 use crate::arch::x86_64::exception;
 use crate::arch::x86_64::paging::PAGE_SIZE;
 use crate::arch::x86_64::segment::CS;
@@ -30,9 +30,10 @@ impl Cpu {
         }
     }
 
-    /// Guest physical address of the instruction byte at `linear`.
+    /// Guest physical address of the instruction byte at `linear`. A fault is noted as a
+    /// handler's is.
     #[inline(always)]
-    pub(super) fn fetch_address(&mut self, linear: u64) -> Result<u64, Fault> {
+    pub(super) fn fetch_address(&mut self, linear: u64) -> Result<u64, Stop> {
         let page = linear & !(PAGE_SIZE - 1);
         match self.mmu.cached_fetch_page(page, self.cpl == 3) {
             Some(gpa) => Ok(gpa | (linear & (PAGE_SIZE - 1))),
@@ -41,16 +42,16 @@ impl Cpu {
     }
 
     #[cold]
-    fn fetch_address_slow(&mut self, linear: u64) -> Result<u64, Fault> {
+    fn fetch_address_slow(&mut self, linear: u64) -> Result<u64, Stop> {
         if self.mode == Mode::Long && !self.is_canonical(linear) {
-            return Err(Fault::with_code(exception::GP, 0));
+            return Err(self.raise(Fault::with_code(exception::GP, 0)));
         }
         let page = linear & !(PAGE_SIZE - 1);
         let found = self.mmu.fetch_page(page, self.cpl == 3);
         self.attention |= self.mmu.has_stale();
         match found {
             Ok(gpa) => Ok(gpa | (linear & (PAGE_SIZE - 1))),
-            Err(error) => Err(Fault::page(error.0, linear)),
+            Err(error) => Err(self.raise(Fault::page(error.0, linear))),
         }
     }
 
@@ -67,7 +68,7 @@ impl Cpu {
 
     /// Decodes the instruction at RIP, which starts at `gpa`; says in which second page its
     /// last bytes lie, if in any.
-    pub(super) fn decode_one(&mut self, gpa: u64) -> Result<(Decoded, Option<u64>), Fault> {
+    pub(super) fn decode_one(&mut self, gpa: u64) -> Result<(Decoded, Option<u64>), Stop> {
         let (rip, mode) = (self.rip, self.mode);
         let mut bytes = self.fetch_bytes(gpa, MAX_INSTRUCTION);
         if let Some(decoded) = decode::decode(&bytes, rip, mode) {
@@ -84,13 +85,13 @@ impl Cpu {
 
     /// Decodes the block at RIP, and notes which pages hold its bytes.
     #[cold]
-    pub(super) fn build_block(&mut self, key: &Key) -> Result<(Block, Vec<CodePage>), Fault> {
-        let bytes = self.fetch_bytes(key.gpa, PAGE_SIZE as usize);
+    pub(super) fn build_block(&mut self, key: &Key) -> Result<(Block, Vec<CodePage>), Stop> {
+        let bytes = self.fetch_bytes(key.gpa(), PAGE_SIZE as usize);
         let mut ops: Vec<Op> = Vec::new();
         let mut at = 0usize;
         while ops.len() < MOST_OPS {
             let rip = key.rip.wrapping_add(at as u64);
-            let Some(Decoded { mut op, flow }) = decode::decode(&bytes[at..], rip, key.mode) else {
+            let Some(Decoded { mut op, flow }) = decode::decode(&bytes[at..], rip, self.mode) else {
                 break;
             };
             if flow == Flow::Alone && !ops.is_empty() {
@@ -105,16 +106,16 @@ impl Cpu {
         }
         let mut pages = Vec::new();
         if ops.is_empty() {
-            let (Decoded { op, .. }, second) = self.decode_one(key.gpa)?;
+            let (Decoded { op, .. }, second) = self.decode_one(key.gpa())?;
             at = usize::from(op.len);
             ops.push(op);
             if let Some(second) = second {
                 self.note_code(second, (at - bytes.len()) as u64, &mut pages);
             }
         }
-        self.note_code(key.gpa, at.min(bytes.len()) as u64, &mut pages);
+        self.note_code(key.gpa(), at.min(bytes.len()) as u64, &mut pages);
         let next_rip = self.wrap_rip(key.rip.wrapping_add(at as u64));
-        Ok((Block { rip: key.rip, next_rip, ops: ops.into_boxed_slice() }, pages))
+        Ok((Block { key: *key, next_rip, ops: ops.into_boxed_slice() }, pages))
     }
 
     fn note_code(&mut self, gpa: u64, len: u64, pages: &mut Vec<CodePage>) {

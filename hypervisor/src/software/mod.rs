@@ -24,13 +24,16 @@ pub mod exception;
 mod execute;
 mod fetch;
 pub mod flags;
+pub mod float;
 pub mod fpu;
 pub mod mmu;
 pub mod op;
 mod save;
 pub mod segment;
+pub mod simd;
 pub mod vcpu;
 mod vm;
 pub mod width;
+pub mod x87;
 
 pub use vm::SoftwareHypervisor;

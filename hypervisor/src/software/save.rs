@@ -57,7 +57,7 @@ impl Cpu {
         let fxsave: &[u8; 512] = state.fpu.fxsave.as_slice().try_into().map_err(|_| {
             StateError::Field { field: "fpu.fxsave length", value: state.fpu.fxsave.len() as u64 }
         })?;
-        self.fpu.restore_fxsave(fxsave);
+        self.fpu.restore_fxsave(fxsave)?;
         self.fpu.xcr0 = state.fpu.xcr0;
         self.retired = state.logical_time;
         self.regs = [0; 32];

@@ -36,15 +36,21 @@ pub struct SoftwareVcpu {
     debug_points: Vec<DebugPoint>,
     /// The breakpoint at the current instruction has been reported.
     passed_breakpoint: bool,
+    /// What `run` returns when a turn says [`Turn::Leave`].
+    leaving: Result<Exit, VcpuError>,
 }
 
-/// How the execution of a block ended.
-struct Ended {
-    /// Instructions that retired.
-    retired: u64,
-    /// RIP of the instruction that stopped, its length, and why it did.
-    stop: Option<(u64, u8, Stop)>,
+/// Whether the run loop goes on. Small on purpose: what is left with is kept in the vCPU, since
+/// handing it through every turn costs a tenth of the interpreter's speed (`scripts/bench cpu`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Again,
+    Leave,
 }
+
+/// Where and why a block stopped: the offset of the instruction in the block, its length, the
+/// reason.
+type Stopped = (u16, u8, Stop);
 
 impl SoftwareVcpu {
     /// A processor in its reset state.
@@ -57,40 +63,46 @@ impl SoftwareVcpu {
             apart: false,
             debug_points: Vec::new(),
             passed_breakpoint: false,
+            leaving: Ok(Exit::Reached),
         };
         vcpu.restore(&reset_state()).expect("the reset state is a valid one");
         vcpu
     }
 
-    /// Deals with what must happen before the next instruction, and says whether that one must
-    /// run alone.
-    fn service(&mut self) -> Result<Option<Exit>, VcpuError> {
+    /// Ends `run` with `exit`.
+    fn leave(&mut self, exit: Exit) -> Turn {
+        self.leaving = Ok(exit);
+        Turn::Leave
+    }
+
+    /// Deals with what must happen before the next instruction.
+    fn service(&mut self) -> Turn {
         if self.cpu.mmu.has_stale() {
             self.drop_stale();
         }
         if self.cpu.debug_trap {
             self.cpu.debug_trap = false;
             self.cpu.debug[4] |= DR6_SINGLE_STEP;
-            return Ok(self.deliver(Fault::plain(exception::DB)));
+            return self.deliver(Fault::plain(exception::DB));
         }
         if self.cpu.pending_nmi && !self.cpu.nmi_blocked && self.at_open_boundary() {
             self.cpu.pending_nmi = false;
             self.cpu.nmi_blocked = true;
             let outcome = self.cpu.deliver_interrupt(exception::NMI);
-            return Ok(self.after_delivery(outcome));
+            return self.after_delivery(outcome);
         }
         if let Some(vector) = self.cpu.pending_interrupt
             && self.may_interrupt()
         {
             self.cpu.pending_interrupt = None;
             let outcome = self.cpu.deliver_interrupt(vector);
-            return Ok(self.after_delivery(outcome));
+            return self.after_delivery(outcome);
         }
         if self.window_wanted && self.can_take_interrupt() {
             self.window_wanted = false;
-            return Ok(Some(Exit::InterruptWindow));
+            return self.leave(Exit::InterruptWindow);
         }
-        Ok(None)
+        Turn::Again
     }
 
     /// No shadow and no instruction under way.
@@ -102,19 +114,19 @@ impl SoftwareVcpu {
         self.cpu.system_flags & rflags::IF != 0 && self.at_open_boundary()
     }
 
-    fn deliver(&mut self, fault: Fault) -> Option<Exit> {
+    fn deliver(&mut self, fault: Fault) -> Turn {
         self.cpu.interrupt_shadow = false;
         let outcome = self.cpu.deliver_fault(fault);
         self.after_delivery(outcome)
     }
 
-    fn after_delivery(&mut self, outcome: Result<(), Stop>) -> Option<Exit> {
+    fn after_delivery(&mut self, outcome: Result<(), Stop>) -> Turn {
         self.cpu.bus.clear();
         self.cpu.attention = true;
         match outcome {
-            Ok(()) => None,
+            Ok(()) => Turn::Again,
             // A stack in device memory is nothing that a machine can go on from.
-            Err(_) => Some(Exit::Shutdown),
+            Err(_) => self.leave(Exit::Shutdown),
         }
     }
 
@@ -126,45 +138,36 @@ impl SoftwareVcpu {
         }
     }
 
-    /// Books what retired and turns a stop into an exit, a delivery, or nothing.
-    #[inline(always)]
-    fn finish(&mut self, ended: Ended) -> Result<Option<Exit>, VcpuError> {
-        self.cpu.retired += ended.retired;
-        match ended.stop {
-            None => Ok(None),
-            Some((rip, len, stop)) => self.finish_stop(rip, len, stop),
-        }
-    }
-
+    /// Turns a stop of the instruction at `rip` into an exit, a delivery, or nothing.
     #[inline(never)]
-    fn finish_stop(&mut self, rip: u64, len: u8, stop: Stop) -> Result<Option<Exit>, VcpuError> {
+    fn finish(&mut self, rip: u64, len: u8, stop: Stop) -> Turn {
         self.cpu.attention = true;
         let rip = self.cpu.wrap_rip(rip);
         match stop {
             Stop::Halted | Stop::TaskPriority => {
                 self.cpu.retired += 1;
-                Ok(Some(if stop == Stop::Halted { Exit::Halted } else { Exit::TaskPriority }))
+                self.leave(if stop == Stop::Halted { Exit::Halted } else { Exit::TaskPriority })
             }
             Stop::Fault => {
                 self.cpu.rip = rip;
                 let fault = self.cpu.fault.take();
-                let fault = fault.expect("a handler that stops with Fault has set it");
-                Ok(self.deliver(fault))
+                self.deliver(fault.expect("a handler that stops with Fault has set it"))
             }
             Stop::Bus => {
                 self.cpu.rip = rip;
                 let waiting = self.cpu.bus.waiting();
-                Ok(Some(waiting.expect("a handler that stops with Bus has an access waiting")))
+                self.leave(waiting.expect("a handler that stops with Bus has an access waiting"))
             }
             Stop::CodeModified => {
                 self.cpu.rip = rip;
                 self.apart = true;
-                Ok(None)
+                Turn::Again
             }
-            Stop::Shutdown => Ok(Some(Exit::Shutdown)),
+            Stop::Shutdown => self.leave(Exit::Shutdown),
             Stop::Unsupported => {
                 self.cpu.rip = rip;
-                Err(self.unsupported(len))
+                self.leaving = Err(self.unsupported(len));
+                Turn::Leave
             }
         }
     }
@@ -192,52 +195,50 @@ impl SoftwareVcpu {
     }
 
     /// Runs exactly one instruction with everything that may surround it.
-    fn step(&mut self) -> Result<Option<Exit>, VcpuError> {
+    fn step(&mut self) -> Turn {
         if !self.passed_breakpoint && self.at_breakpoint() {
             self.passed_breakpoint = true;
-            return Ok(Some(Exit::Debug));
+            return self.leave(Exit::Debug);
         }
         let traced = self.cpu.system_flags & rflags::TF != 0;
         let shadowed = std::mem::take(&mut self.cpu.interrupt_shadow);
         let before = self.cpu.retired;
         let watched = self.watched_values();
-        let exit = if self.apart { self.run_apart()? } else { self.run_block(1)? };
+        let turn = if self.apart { self.run_apart() } else { self.run_block(1) };
         self.cpu.attention = true;
         if self.cpu.retired == before {
             // It did not retire; a fault's delivery ends the shadow, anything else keeps it.
             let waits = self.cpu.bus.waiting().is_some() || self.apart;
             self.cpu.interrupt_shadow |= shadowed && waits;
-            return Ok(exit);
+            return turn;
         }
         self.cpu.bus.clear();
         self.passed_breakpoint = false;
         self.cpu.debug_trap |= traced;
-        if exit.is_none() && watched != self.watched_values() {
-            return Ok(Some(Exit::Debug));
+        if turn == Turn::Again && watched != self.watched_values() {
+            return self.leave(Exit::Debug);
         }
-        Ok(exit)
+        turn
     }
 
     /// Runs one instruction decoded for this once.
-    fn run_apart(&mut self) -> Result<Option<Exit>, VcpuError> {
+    fn run_apart(&mut self) -> Turn {
         self.apart = false;
-        let linear = self.cpu.linear_rip();
-        let decoded = match self.cpu.fetch_address(linear) {
-            Ok(gpa) => self.cpu.decode_one(gpa),
-            Err(fault) => Err(fault),
-        };
+        let (rip, linear) = (self.cpu.rip, self.cpu.linear_rip());
+        let decoded = self.cpu.fetch_address(linear).and_then(|gpa| self.cpu.decode_one(gpa));
         let op = match decoded {
             Ok((decoded, _)) => decoded.op,
-            Err(fault) => return Ok(self.deliver(fault)),
+            Err(stop) => return self.finish(rip, 0, stop),
         };
-        let rip = self.cpu.rip;
         self.cpu.rip = self.cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
         self.cpu.bus.rewind();
-        let ended = match (op.run)(&mut self.cpu, &op) {
-            Ok(()) => Ended { retired: 1, stop: None },
-            Err(stop) => Ended { retired: 0, stop: Some((rip, op.len, stop)) },
-        };
-        self.finish(ended)
+        match (op.run)(&mut self.cpu, &op) {
+            Ok(()) => {
+                self.cpu.retired += 1;
+                Turn::Again
+            }
+            Err(stop) => self.finish(rip, op.len, stop),
+        }
     }
 
     fn at_breakpoint(&self) -> bool {
@@ -256,40 +257,48 @@ impl SoftwareVcpu {
 
     /// Executes the block at RIP, at most `limit` instructions of it.
     #[inline(always)]
-    fn run_block(&mut self, limit: u64) -> Result<Option<Exit>, VcpuError> {
-        let linear = self.cpu.linear_rip();
+    fn run_block(&mut self, limit: u64) -> Turn {
+        let (rip, linear) = (self.cpu.rip, self.cpu.linear_rip());
         let Self { cpu, cache, kicker, .. } = self;
-        let found = cpu.fetch_address(linear).and_then(|gpa| {
-            let key = Key { rip: cpu.rip, gpa, mode: cpu.mode };
-            cache.get_or_insert(&key, || cpu.build_block(&key))
-        });
-        let ended = match found {
-            Ok(block) => execute(cpu, block, limit, kicker),
-            Err(fault) => return Ok(self.deliver(fault)),
+        let found = match cpu.fetch_address(linear) {
+            Ok(gpa) => {
+                let key = Key::new(rip, gpa, cpu.mode);
+                cache.get_or_insert(&key, || cpu.build_block(&key))
+            }
+            Err(stop) => Err(stop),
         };
-        self.finish(ended)
+        let stopped = match found {
+            Ok(block) => execute(cpu, block, limit, kicker),
+            Err(stop) => Err((0, 0, stop)),
+        };
+        match stopped {
+            Ok(()) => Turn::Again,
+            Err((offset, len, stop)) => {
+                self.finish(rip.wrapping_add(u64::from(offset)), len, stop)
+            }
+        }
     }
 
     /// What the slow side of the loop does: one look around, and one instruction or block.
     #[inline(never)]
-    fn run_attentively(&mut self, until: u64) -> Result<Option<Exit>, VcpuError> {
+    fn run_attentively(&mut self, until: u64) -> Turn {
         self.cpu.attention = false;
-        if let Some(exit) = self.service()? {
-            return Ok(Some(exit));
+        if self.service() == Turn::Leave {
+            return Turn::Leave;
         }
         if self.cpu.attention {
             // Something was delivered; look again before anything runs.
-            return Ok(None);
+            return Turn::Again;
         }
         if self.cpu.retired >= until {
-            return Ok(Some(Exit::Reached));
+            return self.leave(Exit::Reached);
         }
         if self.cpu.halted {
-            return Ok(Some(Exit::Halted));
+            return self.leave(Exit::Halted);
         }
         if self.kicker.is_kicked() && !self.cpu.bus.in_progress() {
             self.kicker.take();
-            return Ok(Some(Exit::Kicked));
+            return self.leave(Exit::Kicked);
         }
         if self.must_step() {
             return self.step();
@@ -300,45 +309,42 @@ impl SoftwareVcpu {
 
 /// Executes at most `limit` instructions of `block`, over and over while it branches to itself.
 #[inline(always)]
-fn execute(cpu: &mut Cpu, block: &Block, limit: u64, kicker: &Kicker) -> Ended {
+fn execute(cpu: &mut Cpu, block: &Block, limit: u64, kicker: &Kicker) -> Result<(), Stopped> {
     let len = block.ops.len() as u64;
-    let mut retired = 0;
+    let end = cpu.retired + limit;
     cpu.bus.rewind();
     loop {
-        if limit - retired < len {
-            return execute_part(cpu, block, retired, limit);
+        if end - cpu.retired < len {
+            return execute_part(cpu, block, end);
         }
         cpu.rip = block.next_rip;
         for (index, op) in block.ops.iter().enumerate() {
             if let Err(stop) = (op.run)(cpu, op) {
-                let rip = block.rip.wrapping_add(u64::from(op.offset));
-                return Ended {
-                    retired: retired + index as u64,
-                    stop: Some((rip, op.len, stop)),
-                };
+                cpu.retired += index as u64;
+                return Err((op.offset, op.len, stop));
             }
         }
-        retired += len;
-        if cpu.rip != block.rip || cpu.attention || kicker.is_kicked() {
-            return Ended { retired, stop: None };
+        cpu.retired += len;
+        if cpu.rip != block.key.rip || cpu.attention || kicker.is_kicked() {
+            return Ok(());
         }
     }
 }
 
-/// The first instructions of `block`, until `limit` have retired.
+/// The first instructions of `block`, up to logical time `end`.
 #[cold]
 #[inline(never)]
-fn execute_part(cpu: &mut Cpu, block: &Block, mut retired: u64, limit: u64) -> Ended {
-    for op in &block.ops[..(limit - retired) as usize] {
-        let rip = block.rip.wrapping_add(u64::from(op.offset));
+fn execute_part(cpu: &mut Cpu, block: &Block, end: u64) -> Result<(), Stopped> {
+    for op in &block.ops[..(end - cpu.retired) as usize] {
+        let rip = block.key.rip.wrapping_add(u64::from(op.offset));
         // RIP is the next instruction while a handler runs.
         cpu.rip = cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
         if let Err(stop) = (op.run)(cpu, op) {
-            return Ended { retired, stop: Some((rip, op.len, stop)) };
+            return Err((op.offset, op.len, stop));
         }
-        retired += 1;
+        cpu.retired += 1;
     }
-    Ended { retired, stop: None }
+    Ok(())
 }
 
 impl Vcpu for SoftwareVcpu {
@@ -359,13 +365,13 @@ impl Vcpu for SoftwareVcpu {
         self.cpu.attention = true;
         loop {
             let look = self.cpu.attention || self.kicker.is_kicked() || self.cpu.retired >= until;
-            let exit = if look {
-                self.run_attentively(until)?
+            let turn = if look {
+                self.run_attentively(until)
             } else {
-                self.run_block(until - self.cpu.retired)?
+                self.run_block(until - self.cpu.retired)
             };
-            if let Some(exit) = exit {
-                return Ok(exit);
+            if turn == Turn::Leave {
+                return std::mem::replace(&mut self.leaving, Ok(Exit::Reached));
             }
         }
     }

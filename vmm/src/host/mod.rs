@@ -1,3 +1,5 @@
 //! The host side of devices: files, terminals, sockets.
 
 pub mod poll;
+pub mod serial;
+pub mod terminal;

@@ -83,6 +83,9 @@ pub enum BuildError {
     /// The boot files are too large, or not there.
     #[error("the boot files {0}")]
     BootFiles(&'static str),
+    /// What a primary said about its machine cannot be used.
+    #[error("{0}")]
+    Description(&'static str),
     /// The backend refused the state to start from.
     #[error("the virtual processor refuses its first state")]
     Vcpu(#[from] hypervisor::VcpuError),

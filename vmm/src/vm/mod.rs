@@ -15,7 +15,6 @@ mod connection;
 mod mailbox;
 mod thread;
 
-use std::sync::Arc;
 use std::sync::mpsc;
 
 use ft::event::{ControlOp, Output};
@@ -24,7 +23,7 @@ use ft::status::{End, FtEvent, FtStatus};
 
 use crate::machine::{BuildError, MachineConfig, VirtualMachine};
 
-pub use connection::{Address, AddressError, Connection};
+pub use connection::{Address, AddressError, Connection, Listening};
 pub use mailbox::{Mailbox, Message};
 
 /// The host side of a machine's devices.
@@ -43,8 +42,8 @@ pub type Listener = Box<dyn FnMut(VmEvent) + Send>;
 pub enum VmEvent {
     /// To its protection.
     Ft(FtEvent),
-    /// It has ended; the thread is about to.
-    Ended(End),
+    /// It has ended, and this is how things stood; the thread is about to end.
+    Ended(End, Option<Box<VmStatus>>),
 }
 
 /// Makes the machine of a backup, from what the primary handed on.
@@ -218,6 +217,3 @@ impl Drop for VmHandle {
         }
     }
 }
-
-/// Shares a mailbox with closures that outlive the handle.
-pub type SharedHandle = Arc<VmHandle>;

@@ -156,7 +156,8 @@ impl VmThread {
         }
         self.tell();
         if let Some(end) = end {
-            (self.listener)(VmEvent::Ended(end));
+            let status = Box::new(self.status(self.now()));
+            (self.listener)(VmEvent::Ended(end, Some(status)));
         }
     }
 

@@ -10,4 +10,4 @@ pub mod toy;
 pub mod wire;
 pub mod world;
 
-pub use runner::{Failure, Summary, run};
+pub use runner::run;

@@ -51,7 +51,7 @@ pub enum Fault {
     FlipClock,
     /// The backup's state is damaged and the primary killed before it is repaired.
     FlipAndKill,
-    /// The backup is slower by this factor from now on.
+    /// The backup is slower by this factor for a while.
     Slow(u64),
     /// The fence cannot be asked by one side, for so long.
     FenceFails(Victim, u64),
@@ -85,6 +85,27 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// A life in which only these faults happen, with settings as an operator would leave them.
+    pub fn plain(faults: Vec<(u64, Fault)>) -> Self {
+        let parameters = Parameters {
+            heartbeat_ms: 10,
+            timeout_ms: 50,
+            lease_ms: 20,
+            scrub_pages: 2,
+            fence: "simulated".into(),
+            ..Parameters::default()
+        };
+        Self {
+            parameters,
+            latency_ns: 100_000,
+            ns_per_instruction: 4_000,
+            busy: 3,
+            request_every: 5 * MS,
+            protect_again: false,
+            faults,
+        }
+    }
+
     /// The life of a seed.
     pub fn of(random: &mut Random) -> Self {
         let timeout_ms = random.between(30, 80);
@@ -117,7 +138,7 @@ impl Scenario {
         Self {
             parameters,
             latency_ns: random.between(10_000, 2_000_000),
-            ns_per_instruction: random.between(3_000, 8_000),
+            ns_per_instruction: random.between(3_000, 6_000),
             busy: random.pick(&[0, 1, 3, 10, 10, 40]),
             request_every: random.between(2, 12) * MS,
             protect_again: random.chance(60),

@@ -24,6 +24,10 @@ pub const PAGES: u64 = 12;
 const TICK_NS: u64 = 4_000_000;
 /// Instructions that a tick takes.
 const TICK_WORK: u64 = 300;
+/// Most work that ticks pile up; requests come first.
+const MOST_BACKGROUND: u64 = 2_000;
+/// Background work done between two looks at the line.
+const CHUNK: u64 = 60;
 /// Instructions that a request takes.
 const REQUEST_WORK: u64 = 120;
 /// Ticks between two outputs that nobody asked for.
@@ -35,6 +39,7 @@ struct Core {
     now: u64,
     accumulator: u64,
     work: u64,
+    background: u64,
     task: u64,
     halted: bool,
     off: bool,
@@ -65,6 +70,7 @@ impl Toy {
             now: 0,
             accumulator: 1,
             work: 50,
+            background: 0,
             task: 0,
             halted: false,
             off: false,
@@ -129,9 +135,8 @@ impl Toy {
             self.core.ticks += 1;
             let missed = self.point.virtual_ns(LogicalTime(self.core.now)) / TICK_NS;
             self.core.deadline_ns = (missed + 1) * TICK_NS;
-            if self.core.work < TICK_WORK {
-                self.core.work += TICK_WORK * self.busy / 10;
-            }
+            let added = self.core.background + TICK_WORK * self.busy / 10;
+            self.core.background = added.min(MOST_BACKGROUND);
             self.arm();
         }
         self.core.halted = false;
@@ -157,6 +162,9 @@ impl Toy {
         if let Some(request) = self.requests.pop_front() {
             self.core.task = request;
             self.core.work = REQUEST_WORK;
+        } else if self.core.background > 0 {
+            self.core.work = self.core.background.min(CHUNK);
+            self.core.background -= self.core.work;
         } else if done == 0 {
             self.core.halted = true;
         }
@@ -274,6 +282,7 @@ impl Machine for Toy {
             now,
             accumulator,
             work,
+            background,
             task,
             halted,
             off,
@@ -288,6 +297,7 @@ impl Machine for Toy {
             now,
             accumulator,
             work,
+            background,
             task,
             flags,
             ticks,
@@ -325,7 +335,7 @@ impl Machine for Toy {
         };
         let wrong = |error: ft::codec::CodecError| MachineError::new(error.to_string());
         let mut cpu = FieldReader::new(&find("cpu")?.bytes);
-        let mut fields = [0; 9];
+        let mut fields = [0; 10];
         for field in &mut fields {
             *field = cpu.u64("cpu").map_err(wrong)?;
         }
@@ -333,6 +343,7 @@ impl Machine for Toy {
             now,
             accumulator,
             work,
+            background,
             task,
             flags,
             ticks,
@@ -345,6 +356,7 @@ impl Machine for Toy {
             now,
             accumulator,
             work,
+            background,
             task,
             halted,
             off,
@@ -384,6 +396,7 @@ impl Machine for Toy {
                 "now",
                 "accumulator",
                 "work",
+                "background",
                 "task",
                 "flags",
                 "ticks",

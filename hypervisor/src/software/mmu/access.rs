@@ -37,10 +37,19 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub(super) fn load_to_modify_slow<T: Scalar>(&mut self, linear: u64) -> Result<T, Stop> {
-        for (at, _) in pieces(linear, T::SIZE as usize).into_iter().flatten() {
+        self.probe_write(linear, T::SIZE as usize)?;
+        self.load_slow(linear)
+    }
+
+    /// Raises the fault that writing `len` bytes, at most a page, would raise.
+    ///
+    /// # Errors
+    /// That fault.
+    pub fn probe_write(&mut self, linear: u64, len: usize) -> Result<(), Stop> {
+        for (at, _) in pieces(linear, len).into_iter().flatten() {
             self.locate(at, true)?;
         }
-        self.load_slow(linear)
+        Ok(())
     }
 
     /// Reads bytes at a linear address with the current privilege.

@@ -1,0 +1,194 @@
+//! Keeps the backup close: a primary that runs ahead rests, a little at first, in the end
+//! altogether.
+//!
+//! Replay is about as fast as recording, so a backup that has fallen behind a busy guest (during
+//! the clone, or because its host was busy) would stay behind, and a failover would take as much
+//! longer. A few per cent of rest let it catch up.
+
+use crate::status::Throttle;
+use crate::time::{HostTime, NS_PER_MS};
+
+/// Age of the oldest entry that is not replayed at which the guest rests a little: a round trip
+/// and the pace of acknowledgements stay below it.
+const LITTLE_NS: u64 = 10 * NS_PER_MS;
+/// Age at which it rests noticeably.
+const MUCH_NS: u64 = 60 * NS_PER_MS;
+/// Age at which it rests as long as it executes.
+const MOST_NS: u64 = 150 * NS_PER_MS;
+/// Age at which it stops, like at a full window.
+const STOP_NS: u64 = 400 * NS_PER_MS;
+/// Shares of executing time: 4 %, an eighth, as much again.
+const SHARES: [u64; 3] = [25, 8, 1];
+/// Rests shorter than this are saved up: a host cannot sleep for less.
+const LEAST_REST_NS: u64 = 200_000;
+/// Longest time between two admissions that counts as execution.
+const MOST_SLICE_NS: u64 = 2 * NS_PER_MS;
+/// Bytes that may wait for the connection.
+const MAX_UNSENT: usize = 16 << 20;
+
+/// How far the backup is behind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gap {
+    /// Epochs not verified.
+    pub(super) epochs: u64,
+    /// Epochs that may be.
+    pub(super) most_epochs: u64,
+    /// Age of the oldest entry that is not replayed.
+    pub(super) age_ns: u64,
+    /// Bytes that wait for the connection.
+    pub(super) unsent: usize,
+}
+
+/// Whether the guest may execute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It may.
+    Go,
+    /// It may not yet.
+    Rest,
+    /// It may not, for the first time since it did: the window is full.
+    Full,
+}
+
+/// Slows the primary.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LagControl {
+    full_since: Option<HostTime>,
+    rest_until: Option<HostTime>,
+    last_go: Option<HostTime>,
+    debt_ns: u64,
+    held_ns: u64,
+    count: u64,
+}
+
+impl LagControl {
+    /// Whether the guest may execute at `now`.
+    pub(super) fn admit(&mut self, gap: Gap, now: HostTime) -> Admission {
+        let full = gap.epochs >= gap.most_epochs || gap.age_ns >= STOP_NS;
+        if full || gap.unsent > MAX_UNSENT {
+            self.last_go = None;
+            if self.full_since.is_some() {
+                return Admission::Rest;
+            }
+            self.full_since = Some(now);
+            self.count += 1;
+            return Admission::Full;
+        }
+        if let Some(since) = self.full_since.take() {
+            self.held_ns += now.since(since);
+        }
+        if self.rest_until.is_some_and(|until| now < until) {
+            return Admission::Rest;
+        }
+        self.rest_until = None;
+        let share = if gap.epochs > gap.most_epochs / 2 || gap.age_ns > MOST_NS {
+            SHARES[2]
+        } else if gap.age_ns > MUCH_NS {
+            SHARES[1]
+        } else if gap.age_ns > LITTLE_NS {
+            SHARES[0]
+        } else {
+            (self.debt_ns, self.last_go) = (0, Some(now));
+            return Admission::Go;
+        };
+        if let Some(last) = self.last_go.replace(now) {
+            self.debt_ns += now.since(last).min(MOST_SLICE_NS) / share;
+        }
+        if self.debt_ns < LEAST_REST_NS {
+            return Admission::Go;
+        }
+        self.held_ns += self.debt_ns;
+        self.rest_until = Some(now.plus(std::mem::take(&mut self.debt_ns)));
+        self.last_go = None;
+        Admission::Rest
+    }
+
+    /// When a rest is over; none if there is none, or only the backup can end it.
+    pub(super) fn rest_until(&self) -> Option<HostTime> {
+        self.rest_until
+    }
+
+    /// How long the window has been full.
+    pub(super) fn full_ns(&self, now: HostTime) -> u64 {
+        self.full_since.map_or(0, |since| now.since(since))
+    }
+
+    /// How often and how long the guest was kept.
+    pub(super) fn throttle(&self, now: HostTime) -> Throttle {
+        let total_ns = self.held_ns + self.full_ns(now);
+        Throttle {
+            count: self.count,
+            total_ms: total_ns / NS_PER_MS,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gap(epochs: u64, age_ms: u64) -> Gap {
+        Gap {
+            epochs,
+            most_epochs: 10,
+            age_ns: age_ms * NS_PER_MS,
+            unsent: 0,
+        }
+    }
+
+    /// Share of time in which the guest executes, in per mille.
+    fn executing(gap: Gap) -> u64 {
+        let mut control = LagControl::default();
+        let (mut now, mut executed) = (HostTime(0), 0);
+        while now < HostTime(0).plus_ms(1000) {
+            if control.admit(gap, now) == Admission::Go {
+                executed += 250_000;
+            }
+            now = now.plus(250_000);
+        }
+        executed / NS_PER_MS
+    }
+
+    #[test]
+    fn a_backup_that_is_close_costs_nothing_and_one_that_is_not_costs_a_little() {
+        assert_eq!(executing(gap(1, 5)), 1000);
+        assert!(
+            (930..=970).contains(&executing(gap(2, 20))),
+            "{}",
+            executing(gap(2, 20))
+        );
+        assert!(
+            (800..=900).contains(&executing(gap(2, 80))),
+            "{}",
+            executing(gap(2, 80))
+        );
+        assert!(
+            (400..=600).contains(&executing(gap(6, 5))),
+            "{}",
+            executing(gap(6, 5))
+        );
+    }
+
+    #[test]
+    fn a_full_window_stops_the_guest_and_is_counted_once() {
+        let mut control = LagControl::default();
+        assert_eq!(control.admit(gap(10, 0), HostTime(0)), Admission::Full);
+        assert_eq!(
+            control.admit(gap(10, 0), HostTime(0).plus_ms(5)),
+            Admission::Rest
+        );
+        assert_eq!(control.full_ns(HostTime(0).plus_ms(5)), 5 * NS_PER_MS);
+        assert_eq!(
+            control.admit(gap(3, 0), HostTime(0).plus_ms(7)),
+            Admission::Go
+        );
+        let throttle = control.throttle(HostTime(0).plus_ms(7));
+        assert_eq!(
+            throttle,
+            Throttle {
+                count: 1,
+                total_ms: 7
+            }
+        );
+    }
+}

@@ -1,0 +1,316 @@
+//! Planned lives: each fault by itself, at each phase of protection.
+
+use ft::output::ReleasePolicy;
+
+use crate::sim::random::Random;
+use crate::sim::runner::{Summary, run_scenario};
+use crate::sim::scenario::{Fault, MS, PROTECT_AT, Scenario, Victim};
+use crate::sim::wire::{Damage, Way};
+
+/// When protection has been running for long.
+const LATER: u64 = 120 * MS;
+
+fn live(scenario: Scenario) -> Summary {
+    match run_scenario(0, scenario, Random::new(5)) {
+        Ok(summary) => summary,
+        Err(failure) => panic!("{}\n{failure:#?}", failure.what),
+    }
+}
+
+fn with(faults: &[(u64, Fault)]) -> Summary {
+    live(Scenario::plain(faults.to_vec()))
+}
+
+#[test]
+fn a_life_without_faults_has_no_divergence_and_nothing_is_seen_twice() {
+    for busy in [0, 3, 40] {
+        let summary = live(Scenario {
+            busy,
+            ..Scenario::plain(Vec::new())
+        });
+        assert_eq!(
+            (summary.divergences, summary.repeated, summary.promotions),
+            (0, 0, 0)
+        );
+        assert!(summary.epochs > 5 && summary.answered > 70, "{summary:?}");
+        assert_eq!(summary.states, ["protected", "replaying"]);
+    }
+}
+
+#[test]
+fn a_primary_killed_at_any_moment_loses_nothing_once_the_clone_is_complete() {
+    let policies = [
+        ReleasePolicy::Received,
+        ReleasePolicy::Replayed,
+        ReleasePolicy::Verified,
+    ];
+    let mut promoted = 0;
+    for step in 0..120 {
+        let at = PROTECT_AT + step * MS / 4;
+        let mut scenario = Scenario::plain(vec![(at, Fault::Kill(Victim::Primary))]);
+        scenario.parameters.release = policies[step as usize % policies.len()];
+        let summary = live(scenario);
+        assert_eq!(
+            summary.promotions + u64::from(summary.lost),
+            1,
+            "killed at {at}: {summary:?}"
+        );
+        promoted += summary.promotions;
+        assert!(
+            promoted == 0 || summary.promotions == 1,
+            "lost at {at} after it was safe"
+        );
+    }
+    assert!(promoted > 100, "{promoted}");
+}
+
+#[test]
+fn a_failover_after_a_closed_link_waits_for_the_lease_and_not_longer() {
+    let summary = with(&[(LATER, Fault::Kill(Victim::Primary))]);
+    assert_eq!(summary.promotions, 1);
+    assert!(summary.failover_ms[0] < 35.0, "{summary:?}");
+}
+
+#[test]
+fn a_primary_that_is_stopped_and_wakes_later_has_been_replaced_and_halts() {
+    for span in [60, 100, 200] {
+        let summary = with(&[(LATER, Fault::Pause(Victim::Primary, span * MS))]);
+        assert_eq!((summary.promotions, summary.fenced), (1, 1), "{summary:?}");
+        assert_eq!(summary.states, ["fenced", "unprotected"]);
+        assert!(summary.failover_ms[0] < 100.0, "{summary:?}");
+    }
+}
+
+#[test]
+fn a_primary_that_is_stopped_for_less_than_the_timeout_stays_protected() {
+    let summary = with(&[(LATER, Fault::Pause(Victim::Primary, 20 * MS))]);
+    assert_eq!(summary.states, ["protected", "replaying"]);
+}
+
+#[test]
+fn a_backup_that_is_killed_or_stopped_leaves_the_primary_alone_and_alive() {
+    for at in [
+        PROTECT_AT + MS / 8,
+        PROTECT_AT + 2 * MS,
+        PROTECT_AT + 8 * MS,
+        LATER,
+    ] {
+        let summary = with(&[(at, Fault::Kill(Victim::Backup))]);
+        assert_eq!(summary.promotions, 0, "killed at {at}");
+        assert_eq!(
+            summary.states[0], "unprotected",
+            "killed at {at}: {summary:?}"
+        );
+    }
+    let summary = with(&[(LATER, Fault::Pause(Victim::Backup, 200 * MS))]);
+    let found = (summary.promotions, summary.alone, summary.fenced);
+    assert_eq!(found, (0, 1, 1), "{summary:?}");
+}
+
+#[test]
+fn a_link_that_closes_or_falls_silent_leaves_exactly_one_live() {
+    let faults = [
+        Fault::Close,
+        Fault::CloseWay(Way::Forth),
+        Fault::CloseWay(Way::Back),
+        Fault::Block(Way::Forth, 200 * MS),
+        Fault::Block(Way::Back, 200 * MS),
+        Fault::Partition(200 * MS),
+    ];
+    for fault in faults {
+        let summary = with(&[(LATER, fault)]);
+        assert_eq!(
+            summary.promotions + summary.alone,
+            1,
+            "{fault:?}: {summary:?}"
+        );
+    }
+}
+
+#[test]
+fn damaged_frames_end_protection_and_the_primary_goes_on() {
+    for damage in [Damage::Flip, Damage::Oversize] {
+        for way in [Way::Forth, Way::Back] {
+            let summary = with(&[(LATER, Fault::Damage(way, damage))]);
+            assert_eq!(
+                (summary.alone, summary.promotions),
+                (1, 0),
+                "{damage:?}: {summary:?}"
+            );
+        }
+    }
+    let summary = with(&[(LATER, Fault::Damage(Way::Forth, Damage::Truncate))]);
+    assert_eq!(summary.alone + summary.promotions, 1, "{summary:?}");
+}
+
+#[test]
+fn a_flipped_register_is_reported_with_its_field_and_repaired() {
+    let summary = with(&[(LATER, Fault::FlipRegister)]);
+    assert_eq!((summary.divergences, summary.repairs), (1, 1));
+    let report = &summary.reports[0];
+    let cpu = report
+        .sections
+        .iter()
+        .find(|section| section.section == "cpu");
+    assert!(cpu.is_some_and(|cpu| cpu.fields.iter().any(|field| field.field == "accumulator")));
+    assert_eq!(summary.states, ["protected", "replaying"]);
+}
+
+#[test]
+fn a_clock_that_reads_otherwise_is_found_as_soon_as_the_guest_has_read_it() {
+    // The damage is gone with the next clock input; what the guest made of it is not.
+    let faults = vec![(LATER, Fault::FlipClock)];
+    let summary = live(Scenario {
+        busy: 40,
+        ..Scenario::plain(faults)
+    });
+    assert_eq!(
+        (summary.divergences, summary.repairs),
+        (1, 1),
+        "{summary:?}"
+    );
+    let report = &summary.reports[0];
+    let clock = report
+        .sections
+        .iter()
+        .find(|section| section.section == "clock");
+    let named = clock.is_some_and(|clock| clock.fields.iter().any(|f| f.field == "virtual_ns"));
+    assert!(named || !report.pages.is_empty(), "{report}");
+    assert_eq!(summary.states, ["protected", "replaying"]);
+}
+
+#[test]
+fn a_flipped_bit_of_memory_is_reported_with_its_page_and_repaired() {
+    for silent in [false, true] {
+        let summary = with(&[(LATER, Fault::FlipMemory(silent))]);
+        assert!(summary.divergences >= 1, "silent {silent}: {summary:?}");
+        assert_eq!(summary.divergences, summary.repairs);
+        assert!(!summary.reports[0].pages.is_empty(), "{summary:?}");
+        assert_eq!(summary.states, ["protected", "replaying"]);
+    }
+}
+
+#[test]
+fn a_backup_that_had_diverged_says_so_when_it_must_go_live() {
+    let summary = with(&[(LATER, Fault::FlipAndKill)]);
+    assert_eq!(summary.promotions, 1, "{summary:?}");
+}
+
+#[test]
+fn a_fence_that_cannot_be_asked_delays_the_failover_and_nobody_else_is_live() {
+    let faults = [
+        (LATER, Fault::FenceFails(Victim::Backup, 100 * MS)),
+        (LATER + MS, Fault::Kill(Victim::Primary)),
+    ];
+    let summary = with(&faults);
+    assert_eq!(summary.promotions, 1);
+    assert!(summary.failover_ms[0] > 90.0, "{summary:?}");
+}
+
+#[test]
+fn a_primary_whose_fence_cannot_be_asked_waits_when_its_backup_dies() {
+    let faults = [
+        (LATER, Fault::FenceFails(Victim::Primary, 100 * MS)),
+        (LATER + MS, Fault::Kill(Victim::Backup)),
+    ];
+    let summary = with(&faults);
+    assert_eq!((summary.alone, summary.promotions), (1, 0), "{summary:?}");
+}
+
+#[test]
+fn a_planned_failover_swaps_roles_and_nothing_is_lost_or_seen_twice() {
+    for policy in [
+        ReleasePolicy::Received,
+        ReleasePolicy::Replayed,
+        ReleasePolicy::Verified,
+    ] {
+        let mut scenario = Scenario::plain(vec![(LATER, Fault::Failover)]);
+        scenario.parameters.release = policy;
+        let summary = live(scenario);
+        assert_eq!((summary.planned, summary.repeated), (1, 0), "{summary:?}");
+        assert_eq!(summary.states, ["replaying", "protected"]);
+    }
+}
+
+#[test]
+fn roles_can_be_swapped_back_and_the_new_primary_can_be_killed() {
+    let faults = [
+        (LATER, Fault::Failover),
+        (LATER + 30 * MS, Fault::Failover),
+        (LATER + 60 * MS, Fault::Kill(Victim::Primary)),
+    ];
+    let summary = with(&faults);
+    assert_eq!((summary.planned, summary.promotions), (2, 3), "{summary:?}");
+    assert_eq!(summary.states, ["dead", "unprotected"]);
+}
+
+#[test]
+fn a_planned_failover_with_a_fence_that_cannot_be_asked_changes_nothing() {
+    let faults = [
+        (LATER, Fault::FenceFails(Victim::Backup, 50 * MS)),
+        (LATER + MS, Fault::Failover),
+    ];
+    let summary = with(&faults);
+    assert_eq!(summary.planned, 0);
+    assert_eq!(summary.states, ["protected", "replaying"]);
+}
+
+#[test]
+fn either_side_killed_during_a_planned_failover_leaves_the_other_live() {
+    for victim in [Victim::Primary, Victim::Backup] {
+        for step in 0..40 {
+            let kill = LATER + step * MS / 8;
+            let summary = with(&[(LATER, Fault::Failover), (kill, Fault::Kill(victim))]);
+            assert!(!summary.lost, "{victim:?} killed at {kill}: {summary:?}");
+        }
+    }
+}
+
+#[test]
+fn protection_that_is_stopped_leaves_the_primary_alone_and_ends_the_backup() {
+    let summary = with(&[(LATER, Fault::Stop)]);
+    assert_eq!(summary.states, ["unprotected", "stopped"]);
+    assert_eq!(
+        (summary.alone, summary.fenced, summary.promotions),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn a_guest_that_switches_itself_off_ends_both_sides() {
+    let summary = with(&[(LATER, Fault::PowerOff)]);
+    assert_eq!(summary.states, ["powered off", "powered off"]);
+}
+
+#[test]
+fn a_machine_that_is_protected_again_survives_the_next_kill_as_well() {
+    let kill = |at| (at, Fault::Kill(Victim::Primary));
+    let faults = vec![kill(80 * MS), kill(160 * MS), kill(240 * MS)];
+    let summary = live(Scenario {
+        protect_again: true,
+        ..Scenario::plain(faults)
+    });
+    assert_eq!(
+        (summary.promotions, summary.lost),
+        (3, false),
+        "{summary:?}"
+    );
+}
+
+#[test]
+fn a_slow_backup_slows_the_primary_and_stays_its_backup() {
+    let mut scenario = Scenario::plain(vec![(LATER, Fault::Slow(12))]);
+    scenario.parameters.max_lag_epochs = 3;
+    scenario.parameters.epoch_ms = 3;
+    scenario.busy = 40;
+    let summary = live(scenario);
+    assert!(summary.throttled > 0, "{summary:?}");
+    assert_eq!(summary.states, ["protected", "replaying"]);
+}
+
+#[test]
+fn a_guest_that_is_paused_stays_protected() {
+    let summary = with(&[(LATER, Fault::Rest(150 * MS))]);
+    assert_eq!(summary.states, ["protected", "replaying"]);
+    assert_eq!(summary.divergences, 0);
+}

@@ -1,0 +1,31 @@
+//! Lives at random. `cargo run --release -p ft --example simulate -- --seeds N` lives through more.
+
+use crate::sim;
+
+/// Lives in which something was wrong once, of the machine, the protocol or the judge.
+const ONCE_FAILED: [u64; 6] = [1, 15, 89, 111, 877, 3326];
+
+fn live(seed: u64) {
+    if let Err(failure) = sim::run(seed) {
+        panic!("seed {seed}: {}\n{failure:#?}", failure.what);
+    }
+}
+
+#[test]
+fn lives_that_once_failed_go_right() {
+    ONCE_FAILED.into_iter().for_each(live);
+}
+
+#[test]
+fn a_few_hundred_lives_at_random_go_right() {
+    (10_000..10_400).for_each(live);
+}
+
+#[test]
+fn the_same_seed_lives_the_same_life() {
+    let lives = [sim::run(4711), sim::run(4711)];
+    let [Ok(one), Ok(two)] = lives else {
+        panic!("{lives:?}")
+    };
+    assert_eq!(format!("{one:?}"), format!("{two:?}"));
+}

@@ -1,0 +1,26 @@
+//! Configuration: what operators write, checked, and turned into what the monitor works with.
+//!
+//! ```text
+//! command line ──▶ options ─┐
+//!                           ├─▶ VmConfig ──▶ VmSettings::validate ──▶ VmSettings
+//! vm.create ────────────────┘                        │
+//! vm.ft-* ──▶ ft ──▶ FtStart, FtReceive              └─▶ ConfigError (400 or 409)
+//! ```
+//!
+//! `VmConfig` is what travels and what `vm.info` shows; `VmSettings` is what this build can do of
+//! it. A field that this build cannot honour is accepted at its default and refused by name
+//! otherwise, so that nobody gets a VM other than the one asked for.
+
+mod address;
+mod endpoint;
+mod error;
+mod ft;
+pub mod options;
+mod settings;
+mod unsupported;
+
+pub use address::PeerAddress;
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::ConfigError;
+pub use ft::{FenceTarget, FtReceive, FtStart};
+pub use settings::{HostLimits, VmSettings};

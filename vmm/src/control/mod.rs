@@ -1,0 +1,442 @@
+//! The life of the one VM of this process: created, booted, received, protected, ended.
+//!
+//! ```text
+//!   (nothing) ─create─▶ created ─boot─▶ running ⇄ paused ─shutdown─▶ created ─delete─▶ (nothing)
+//!       └──ft-receive──▶ receiving ─(promotion)─▶ running
+//! ```
+//!
+//! API threads call in at any time. They take the lock only to look at or change what is here;
+//! whatever the machine's thread must answer is asked without it, since that thread reports
+//! events under the same lock.
+
+mod error;
+mod protect;
+mod receive;
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+
+use api_client::types::{SerialConfig, VmConfig, VmInfo, VmState};
+use ft::event::{ControlOp, Output};
+use ft::status::{End, FtEvent};
+use hypervisor::Hypervisor;
+
+use crate::host::serial::{Input, SerialHost, SerialTarget};
+use crate::loader::Payload;
+use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
+use crate::vm::{HostSide, Mailbox, Message, Start, VmEvent, VmHandle, VmStatus};
+
+pub use error::{ControlError, causes};
+pub use receive::Receiving;
+
+/// Takes events for whoever monitors: source, name, properties.
+pub type EventSink = Arc<dyn Fn(&str, &str, Vec<(String, String)>) + Send + Sync>;
+
+/// What the process's main thread must deal with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The machine has ended by itself.
+    Ended(End),
+    /// `vmm.shutdown` was called, or a signal came.
+    Quit,
+}
+
+/// What does not change while the process lives.
+pub struct Setting {
+    /// The backend.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Events for the monitor.
+    pub events: EventSink,
+    /// Notices for the main thread.
+    pub notices: Sender<Notice>,
+    /// Name of this side at fences; unique among all.
+    pub owner: String,
+}
+
+/// A VM that exists.
+struct Running {
+    handle: Arc<VmHandle>,
+    paused: bool,
+    /// How things stood when the machine ended by itself.
+    ended: Option<End>,
+}
+
+#[derive(Default)]
+struct State {
+    config: Option<VmConfig>,
+    running: Option<Running>,
+    receiving: Option<Receiving>,
+    /// Where the backup is or was.
+    peer: Option<String>,
+    /// What the last `ft-start` came to, until it is asked for.
+    started: Option<Result<(), String>>,
+    /// Protection as it stood when the machine ended.
+    last_status: Option<serde_json::Value>,
+}
+
+/// The VM of this process and what becomes of it.
+pub struct Control {
+    setting: Setting,
+    state: Mutex<State>,
+    changed: Condvar,
+    itself: Weak<Self>,
+}
+
+/// The host side of the devices of one machine.
+struct Devices {
+    serial: Arc<Mutex<Option<SerialHost>>>,
+}
+
+impl HostSide for Devices {
+    fn output(&mut self, output: &Output) {
+        if output.device == SERIAL
+            && let Some(serial) = &*self.serial.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            serial.write(&output.payload);
+        }
+    }
+
+    fn go_live(&mut self) {
+        let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = serial.as_mut().map(SerialHost::activate) {
+            log::error!("{}", causes(&error).join(": "));
+        }
+    }
+}
+
+/// Where a serial configuration leads.
+pub fn serial_target(config: &SerialConfig) -> Option<SerialTarget> {
+    use api_client::types::ConsoleMode;
+    match config.mode {
+        ConsoleMode::Tty => Some(SerialTarget::Tty),
+        ConsoleMode::File => config.file.clone().map(SerialTarget::File),
+        ConsoleMode::Socket => config.socket.clone().map(SerialTarget::Socket),
+        ConsoleMode::Null => Some(SerialTarget::Null),
+        ConsoleMode::Off | ConsoleMode::Pty => None,
+    }
+}
+
+fn serial_host(config: &SerialConfig, mailbox: Mailbox) -> Option<SerialHost> {
+    let mailbox = Mutex::new(mailbox);
+    let input: Input = Arc::new(move |bytes: &[u8]| {
+        let mailbox = mailbox.lock().unwrap_or_else(PoisonError::into_inner);
+        mailbox.send(Message::Serial(bytes.to_vec()));
+    });
+    serial_target(config).map(|target| SerialHost::new(target, input))
+}
+
+impl Control {
+    /// Nothing yet.
+    pub fn new(setting: Setting) -> Arc<Self> {
+        Arc::new_cyclic(|itself| Self {
+            setting,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            itself: itself.clone(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn event(&self, name: &str) {
+        (self.setting.events)("vm", name, Vec::new());
+    }
+
+    /// The machine's handle.
+    fn handle(&self, operation: &str) -> Result<Arc<VmHandle>, ControlError> {
+        match &self.lock().running {
+            Some(Running { handle, ended: None, .. }) => Ok(handle.clone()),
+            Some(Running { ended: Some(end), .. }) => {
+                Err(ControlError::state(operation, &format!("The VM has ended: {end:?}")))
+            }
+            None => Err(ControlError::state(operation, "VM is not running")),
+        }
+    }
+
+    /// `vm.create`.
+    ///
+    /// # Errors
+    /// When there is a VM.
+    pub fn create(&self, config: VmConfig) -> Result<(), ControlError> {
+        let mut state = self.lock();
+        if state.config.is_some() || state.running.is_some() || state.receiving.is_some() {
+            return Err(ControlError::state(
+                "The VM could not be created",
+                "VM is already created",
+            ));
+        }
+        state.config = Some(config);
+        Ok(())
+    }
+
+    /// `vm.boot`; with a log of it if there is a sink.
+    ///
+    /// # Errors
+    /// When there is no configuration, it is not valid, or the machine cannot be made.
+    pub fn boot(&self, sink: Option<ft::primary::LogSink>) -> Result<(), ControlError> {
+        const OPERATION: &str = "The VM could not boot";
+        let config = {
+            let state = self.lock();
+            if state.running.is_some() || state.receiving.is_some() {
+                return Err(ControlError::state(OPERATION, "VM is already created"));
+            }
+            state.config.clone().ok_or_else(|| {
+                ControlError::new(404, OPERATION, vec!["VM config is missing".to_owned()])
+            })?
+        };
+        let payload = config.payload.clone().unwrap_or_default();
+        let Some(kernel) = payload.kernel else {
+            return Err(ControlError::new(
+                400,
+                OPERATION,
+                vec![
+                    "Payload configuration is not bootable".to_owned(),
+                    "No bootitem provided: neither firmware nor kernel".to_owned(),
+                ],
+            ));
+        };
+        self.event("booting");
+        let cmdline = payload.cmdline.unwrap_or_default();
+        let payload = Payload::read(&kernel, payload.initramfs.as_deref(), &cmdline)
+            .map_err(|error| ControlError::failed(OPERATION, &error))?;
+        let machine = VirtualMachine::new(
+            machine_config(&config),
+            &payload,
+            self.setting.hypervisor.as_ref(),
+        )
+        .map_err(|error| ControlError::failed(OPERATION, &error))?;
+        let start = Start::Live(Box::new(machine), sink);
+        let serial = Arc::new(Mutex::new(None));
+        let handle = self
+            .start(start, serial.clone())
+            .map_err(|error| ControlError::failed(OPERATION, &error))?;
+        *serial.lock().unwrap_or_else(PoisonError::into_inner) =
+            serial_host(&config.serial, handle.mailbox().clone());
+        let opened = match &mut *serial.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(host) => host.activate(),
+            None => Ok(()),
+        };
+        opened.map_err(|error| ControlError::failed(OPERATION, &error))?;
+        self.install(handle);
+        self.event("booted");
+        Ok(())
+    }
+
+    /// Starts the machine's thread.
+    fn start(
+        &self,
+        start: Start,
+        serial: Arc<Mutex<Option<SerialHost>>>,
+    ) -> std::io::Result<VmHandle> {
+        let itself = self.itself.clone();
+        let listener = Box::new(move |event: VmEvent| {
+            if let Some(control) = itself.upgrade() {
+                control.heard(event);
+            }
+        });
+        VmHandle::start(
+            self.setting.owner.clone(),
+            start,
+            Box::new(Devices { serial }),
+            listener,
+        )
+    }
+
+    fn install(&self, handle: VmHandle) {
+        let handle = Arc::new(handle);
+        self.lock().running = Some(Running { handle, paused: false, ended: None });
+    }
+
+    /// `vm.pause` and `vm.resume`.
+    ///
+    /// # Errors
+    /// When there is nothing to pause, or it is already.
+    pub fn set_paused(&self, paused: bool) -> Result<(), ControlError> {
+        let operation =
+            if paused { "The VM could not be paused" } else { "The VM could not resume" };
+        let handle = self.handle(operation)?;
+        let name = |paused: bool| if paused { "Paused" } else { "Running" };
+        {
+            let state = self.lock();
+            if state.running.as_ref().is_some_and(|running| running.paused == paused) {
+                let text = format!("InvalidStateTransition({0}, {0})", name(paused));
+                return Err(ControlError::new(
+                    500,
+                    operation,
+                    vec![format!("Invalid transition: {text}")],
+                ));
+            }
+        }
+        self.event(if paused { "pausing" } else { "resuming" });
+        handle.set_paused(paused).map_err(|error| ControlError::failed(operation, &error))?;
+        if let Some(running) = &mut self.lock().running {
+            running.paused = paused;
+        }
+        self.event(if paused { "paused" } else { "resumed" });
+        Ok(())
+    }
+
+    /// `vm.power-button`, `vm.nmi`, `vm.reboot`.
+    ///
+    /// # Errors
+    /// When the VM is not running.
+    pub fn operate(&self, operation: ControlOp, text: &str) -> Result<(), ControlError> {
+        let handle = self.handle(text)?;
+        if operation == ControlOp::Reset {
+            self.event("rebooting");
+        }
+        handle.control(operation);
+        if operation == ControlOp::Reset {
+            self.event("rebooted");
+        }
+        Ok(())
+    }
+
+    /// `vm.shutdown`: the machine is gone, its configuration stays.
+    ///
+    /// # Errors
+    /// When the VM is not running.
+    pub fn shutdown(&self) -> Result<(), ControlError> {
+        let running = {
+            let mut state = self.lock();
+            state.receiving = None;
+            state.running.take()
+        };
+        if running.is_none() {
+            return Err(ControlError::state("The VM could not be shut down", "VM is not running"));
+        }
+        // Joins the thread, which may be reporting: the lock must be free.
+        drop(running);
+        self.event("shutdown");
+        Ok(())
+    }
+
+    /// `vm.delete`: as shutdown, and the configuration goes too.
+    pub fn delete(&self) {
+        let (running, receiving) = {
+            let mut state = self.lock();
+            (state.running.take(), state.receiving.take())
+        };
+        let was_running = running.is_some();
+        drop((running, receiving));
+        if was_running {
+            self.event("shutdown");
+        }
+        if self.lock().config.take().is_some() {
+            self.event("deleted");
+        }
+    }
+
+    /// `vm.info`.
+    ///
+    /// # Errors
+    /// When there is no VM.
+    pub fn info(&self) -> Result<VmInfo, ControlError> {
+        let (config, state) = {
+            let state = self.lock();
+            let config = state.config.clone().ok_or_else(|| {
+                ControlError::new(
+                    404,
+                    "The VM info is not available",
+                    vec!["VM is not created".to_owned()],
+                )
+            })?;
+            let vm_state = match &state.running {
+                Some(Running { ended: Some(_), .. }) => VmState::Shutdown,
+                Some(Running { paused: true, .. }) => VmState::Paused,
+                Some(_) => VmState::Running,
+                None => VmState::Created,
+            };
+            (config, vm_state)
+        };
+        let memory_actual_size = config.memory.size;
+        Ok(VmInfo { config, state, memory_actual_size, device_tree: None })
+    }
+
+    /// `vm.counters`: no device of this machine counts yet.
+    ///
+    /// # Errors
+    /// When the VM is not running.
+    pub fn counters(&self) -> Result<serde_json::Value, ControlError> {
+        self.handle("The VM counters are not available")?;
+        Ok(serde_json::json!({}))
+    }
+
+    /// What the machine's thread reports.
+    fn heard(&self, event: VmEvent) {
+        match event {
+            VmEvent::Ft(event) => self.heard_ft(&event),
+            VmEvent::Ended(end, status) => {
+                let mut state = self.lock();
+                state.last_status = status.map(|status| self.status_value(&state, &status));
+                if let Some(running) = &mut state.running {
+                    running.ended = Some(end.clone());
+                }
+                if state.started.is_none() {
+                    state.started = Some(Err(format!("the machine has ended: {end:?}")));
+                }
+                drop(state);
+                self.changed.notify_all();
+                // The main thread may be on its way out already.
+                let _ = self.setting.notices.send(Notice::Ended(end));
+            }
+        }
+    }
+
+    fn heard_ft(&self, event: &FtEvent) {
+        let value = serde_json::to_value(event).unwrap_or_default();
+        let mut properties = Vec::new();
+        if let serde_json::Value::Object(map) = &value {
+            for (key, value) in map.iter().filter(|(key, _)| *key != "event") {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                properties.push((key.clone(), text));
+            }
+        }
+        let name = value.get("event").and_then(serde_json::Value::as_str).unwrap_or("unknown");
+        log::info!("protection: {value}");
+        (self.setting.events)("vm", &format!("ft-{name}"), properties);
+        let outcome = match event {
+            FtEvent::Protected { .. } => Some(Ok(())),
+            FtEvent::StartFailed { reason } => Some(Err(reason.clone())),
+            FtEvent::Fenced { .. } | FtEvent::ProtectionLost { .. } => {
+                Some(Err(format!("protection was lost while it started: {name}")))
+            }
+            _ => None,
+        };
+        if outcome.is_some() {
+            self.lock().started = outcome;
+            self.changed.notify_all();
+        }
+    }
+
+    fn status_value(&self, state: &State, status: &VmStatus) -> serde_json::Value {
+        let mut value = serde_json::to_value(&status.ft).unwrap_or_default();
+        if let Some(map) = value.as_object_mut() {
+            map.insert("live".to_owned(), status.live.into());
+            map.insert("peer".to_owned(), state.peer.clone().into());
+            map.insert("owner".to_owned(), self.setting.owner.clone().into());
+            map.insert("hypervisor".to_owned(), status.hypervisor.into());
+            map.insert("clock_source".to_owned(), "instructions".into());
+            map.insert("virtual_ns".to_owned(), status.virtual_ns.into());
+        }
+        value
+    }
+
+    /// Ends whatever there is, before the process does.
+    pub fn quit(&self) {
+        self.delete();
+    }
+}
+
+/// The machine that a configuration asks for.
+pub fn machine_config(config: &VmConfig) -> MachineConfig {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    MachineConfig {
+        memory_size: config.memory.size,
+        serial: serial_target(&config.serial).is_some(),
+        start_seconds: now.map_or(0, |since| since.as_secs()),
+        boot_pages: 0,
+    }
+}

@@ -1,0 +1,146 @@
+//! Protection from the primary's side, and how it stands on either.
+
+use std::time::{Duration, Instant};
+
+use api_client::types::{FtFailoverConfig, FtMode, FtRelease, FtStartConfig};
+use ft::output::ReleasePolicy;
+use ft::parameters::Parameters;
+
+use super::{Control, ControlError};
+use crate::vm::{Address, Protect};
+
+const START: &str = "The VM could not be protected";
+/// Longest time a live clone may take before the caller is told to look later.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+fn parameters(request: &FtStartConfig) -> Result<Parameters, ControlError> {
+    if request.mode == FtMode::Checkpoint {
+        let reason = "mode: checkpoint is not supported yet; use auto or replay".to_owned();
+        return Err(ControlError::request(START, reason));
+    }
+    let defaults = Parameters::default();
+    let parameters = Parameters {
+        release: match request.release {
+            Some(FtRelease::Received) => ReleasePolicy::Received,
+            Some(FtRelease::Replayed) => ReleasePolicy::Replayed,
+            Some(FtRelease::Verified) => ReleasePolicy::Verified,
+            None => defaults.release,
+        },
+        epoch_ms: request.epoch_ms,
+        heartbeat_ms: request.heartbeat_ms,
+        timeout_ms: request.timeout_ms,
+        lease_ms: defaults.lease_ms.min(request.timeout_ms / 2).max(1),
+        fence: request.fence.clone(),
+        ..defaults
+    };
+    parameters.validate().map_err(|error| ControlError::request(START, error.to_string()))?;
+    if parameters.fence != "none" && !parameters.fence.starts_with("file:") {
+        let reason = format!("fence: {:?} is not file:PATH or none", parameters.fence);
+        return Err(ControlError::request(START, reason));
+    }
+    Ok(parameters)
+}
+
+impl Control {
+    /// `vm.ft-start`: answered when the VM is protected, or cannot be.
+    ///
+    /// # Errors
+    /// When it cannot be; the VM then runs on as it was.
+    pub fn ft_start(&self, request: &FtStartConfig) -> Result<(), ControlError> {
+        let handle = self.handle(START)?;
+        let parameters = parameters(request)?;
+        let address: Address = request.destination_url.parse().map_err(|error| {
+            ControlError::request(START, format!("destination_url: {error}"))
+        })?;
+        let config = {
+            let state = self.lock();
+            serde_json::to_vec(&state.config)
+                .map_err(|error| ControlError::failed(START, &error))?
+        };
+        let connection =
+            address.connect().map_err(|error| ControlError::failed(START, &error))?;
+        {
+            let mut state = self.lock();
+            state.started = None;
+            state.peer = Some(address.to_string());
+        }
+        handle
+            .protect(Protect { connection, parameters, config })
+            .map_err(|error| ControlError::failed(START, &error))?;
+        self.wait_until_started()
+    }
+
+    fn wait_until_started(&self) -> Result<(), ControlError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        let mut state = self.lock();
+        loop {
+            if let Some(outcome) = state.started.take() {
+                return outcome
+                    .map_err(|reason| ControlError::new(500, START, vec![reason]));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let reason = format!(
+                    "the clone is not complete after {} s; ft-status tells more",
+                    START_TIMEOUT.as_secs()
+                );
+                return Err(ControlError::new(500, START, vec![reason]));
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
+
+    /// `vm.ft-status`.
+    ///
+    /// # Errors
+    /// When there is neither a VM nor a receiver.
+    pub fn ft_status(&self) -> Result<serde_json::Value, ControlError> {
+        let (handle, receiving) = {
+            let state = self.lock();
+            let handle = state.running.as_ref().map(|running| running.handle.clone());
+            let receiving = state.receiving.as_ref().map(|receiving| receiving.describe());
+            (handle, receiving)
+        };
+        if let Some(handle) = handle {
+            if let Ok(status) = handle.status() {
+                return Ok(self.status_value(&self.lock(), &status));
+            }
+            if let Some(last) = self.lock().last_status.clone() {
+                return Ok(last);
+            }
+        }
+        receiving.ok_or_else(|| {
+            ControlError::state("The protection status is not available", "VM is not running")
+        })
+    }
+
+    /// `vm.ft-stop`.
+    ///
+    /// # Errors
+    /// When the VM is not protected, or this side is the backup.
+    pub fn ft_stop(&self) -> Result<(), ControlError> {
+        const OPERATION: &str = "The protection could not be stopped";
+        if self.stop_receiving() {
+            return Ok(());
+        }
+        let handle = self.handle(OPERATION)?;
+        handle.stop_protection().map_err(|error| ControlError::failed(OPERATION, &error))
+    }
+
+    /// `vm.ft-failover`.
+    ///
+    /// # Errors
+    /// When the VM is not protected, or this side is the backup.
+    pub fn ft_failover(&self, request: &FtFailoverConfig) -> Result<(), ControlError> {
+        const OPERATION: &str = "The roles could not be swapped";
+        if !request.planned {
+            let reason = "planned: an unplanned failover is what the backup does by itself when \
+                          its primary is gone"
+                .to_owned();
+            return Err(ControlError::request(OPERATION, reason));
+        }
+        let handle = self.handle(OPERATION)?;
+        handle.fail_over().map_err(|error| ControlError::failed(OPERATION, &error))
+    }
+}

@@ -1,0 +1,164 @@
+//! The backup's side: listens for a primary and makes the machine that it describes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api_client::types::{ConfigOverrides, FtReceiveConfig, VmConfig};
+
+use super::{Control, ControlError, Running, serial_host};
+use crate::host::serial::SerialHost;
+use crate::machine::{BuildError, MachineConfig, VirtualMachine};
+use crate::vm::{Address, Builder, Listening, Message, Start, VmHandle};
+
+const OPERATION: &str = "The backup could not listen";
+/// How often the listening thread looks whether it is still wanted.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A backup that waits for its primary. Dropping it ends the waiting.
+pub struct Receiving {
+    address: String,
+    wanted: Arc<AtomicBool>,
+}
+
+impl Receiving {
+    /// How things stand, in the form of a status.
+    pub fn describe(&self) -> serde_json::Value {
+        serde_json::json!({
+            "role": "backup",
+            "state": "listening",
+            "receiver_url": self.address,
+            "live": false,
+        })
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.wanted.store(false, Ordering::Release);
+    }
+}
+
+/// What the machine of the backup is made with.
+struct Make {
+    control: Arc<Control>,
+    overrides: ConfigOverrides,
+    serial: Arc<Mutex<Option<SerialHost>>>,
+}
+
+impl Make {
+    /// The machine that the primary describes, and the host side of its devices.
+    fn machine(
+        &self,
+        config: MachineConfig,
+        described: &[u8],
+    ) -> Result<VirtualMachine, BuildError> {
+        let malformed = |_| BuildError::Description("the VM's configuration is malformed");
+        let vm: Option<VmConfig> = serde_json::from_slice(described).map_err(malformed)?;
+        let mut vm = vm.ok_or(BuildError::Description("the VM has no configuration"))?;
+        if let Some(serial) = &self.overrides.serial {
+            vm.serial = serial.clone();
+        }
+        let machine = VirtualMachine::blank(config, self.control.setting.hypervisor.as_ref())?;
+        let mailbox = {
+            let mut state = self.control.lock();
+            state.config = Some(vm.clone());
+            state.running.as_ref().map(|running| running.handle.mailbox().clone())
+        };
+        let mailbox = mailbox.ok_or(BuildError::Description("the backup was ended"))?;
+        *self.serial.lock().unwrap_or_else(PoisonError::into_inner) =
+            serial_host(&vm.serial, mailbox);
+        Ok(machine)
+    }
+}
+
+impl Control {
+    /// `vm.ft-receive`: listens from now on; what comes of it is told by events and status.
+    ///
+    /// # Errors
+    /// When there is a VM, or the address cannot be listened on.
+    pub fn ft_receive(&self, request: &FtReceiveConfig) -> Result<(), ControlError> {
+        let address: Address = request.receiver_url.parse().map_err(|error| {
+            ControlError::request(OPERATION, format!("receiver_url: {error}"))
+        })?;
+        let mut state = self.lock();
+        let over = state.running.as_ref().is_some_and(|running| running.ended.is_some());
+        if (state.running.is_some() && !over) || state.receiving.is_some() {
+            return Err(ControlError::state(OPERATION, "VM is already created"));
+        }
+        let listening =
+            address.listen().map_err(|error| ControlError::failed(OPERATION, &error))?;
+        let wanted = Arc::new(AtomicBool::new(true));
+        let address = match (&address, listening.port()) {
+            (Address::Tcp(text), Some(port)) => {
+                let host = text.rsplit_once(':').map_or("", |(host, _)| host);
+                format!("tcp:{host}:{port}")
+            }
+            _ => address.to_string(),
+        };
+        let before = state.running.take();
+        state.receiving = Some(Receiving { address, wanted: wanted.clone() });
+        state.last_status = None;
+        drop(state);
+        drop(before);
+        let Some(control) = self.itself.upgrade() else { return Ok(()) };
+        let overrides = request.config_overrides.clone().unwrap_or_default();
+        let waiting = std::thread::Builder::new()
+            .name("ft-accept".to_owned())
+            .spawn(move || control.accept_primary(&listening, &wanted, overrides));
+        waiting.map_err(|error| ControlError::failed(OPERATION, &error))?;
+        self.event("ft-receive-ready");
+        Ok(())
+    }
+
+    /// Ends the waiting for a primary; false when none was waited for.
+    pub(super) fn stop_receiving(&self) -> bool {
+        self.lock().receiving.take().is_some()
+    }
+
+    fn accept_primary(
+        self: &Arc<Self>,
+        listening: &Listening,
+        wanted: &AtomicBool,
+        overrides: ConfigOverrides,
+    ) {
+        let connection = loop {
+            if !wanted.load(Ordering::Acquire) {
+                return;
+            }
+            match listening.accept(LOOK_INTERVAL) {
+                Ok(Some(connection)) => break connection,
+                Ok(None) => {}
+                Err(error) => {
+                    log::error!("cannot accept a primary: {error}");
+                    self.lock().receiving = None;
+                    return;
+                }
+            }
+        };
+        let serial = Arc::new(Mutex::new(None));
+        let make = Make { control: self.clone(), overrides, serial: serial.clone() };
+        let builder: Builder = Box::new(move |config, rest| make.machine(config, rest));
+        let peer = connection.peer().to_owned();
+        match self.start(Start::Backup(builder), serial) {
+            Ok(handle) => self.become_backup(handle, peer, connection),
+            Err(error) => {
+                log::error!("cannot start the backup: {error}");
+                self.lock().receiving = None;
+            }
+        }
+    }
+
+    fn become_backup(&self, handle: VmHandle, peer: String, connection: crate::vm::Connection) {
+        let handle = Arc::new(handle);
+        {
+            let mut state = self.lock();
+            state.receiving = None;
+            state.peer = Some(peer);
+            state.running =
+                Some(Running { handle: handle.clone(), paused: false, ended: None });
+        }
+        self.event("ft-receive-started");
+        handle.mailbox().send(Message::Connected(connection));
+    }
+}
