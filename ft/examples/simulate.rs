@@ -75,7 +75,7 @@ fn work(arguments: Arguments, next: &AtomicU64) -> Tally {
         if seed >= end {
             return tally;
         }
-        match sim::run(seed) {
+        match sim::runner::run(seed) {
             Ok(summary) => {
                 if arguments.verbose {
                     println!("seed {seed}: {summary:?}");

@@ -8,6 +8,10 @@
 //!   sections() + pages  ◀── all of its state ──▶  restore() + write_page()
 //! ```
 //!
+//! State changes only with an input or with an instruction that retires. What is due at a logical
+//! time (an interrupt, a timer) happens as part of the *next* instruction, so that the state at a
+//! logical time does not depend on whether the machine was asked to go on from there.
+//!
 //! The contract on which everything else rests: two machines with equal sections, equal pages and
 //! a `synchronise` behind them, given equal inputs at equal logical times, have equal sections,
 //! equal pages and equal outputs at every later logical time, however `advance` was sliced.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::capabilities::Capabilities;
 use crate::memory::GuestMemory;
 use crate::vm::Vm;
 
@@ -24,6 +25,9 @@ pub enum HypervisorError {
 pub trait Hypervisor: Send + Sync {
     /// Name as the command line has it.
     fn name(&self) -> &'static str;
+
+    /// What it can do on this host.
+    fn capabilities(&self) -> Capabilities;
 
     /// Makes a VM over `memory` with `vcpus` processors.
     ///

@@ -6,6 +6,7 @@
 //! calls, at a known logical time.
 
 pub mod arch;
+pub mod capabilities;
 pub mod exit;
 #[path = "hypervisor.rs"]
 mod hypervisor_trait;
@@ -15,6 +16,7 @@ pub mod state;
 pub mod vcpu;
 pub mod vm;
 
+pub use capabilities::Capabilities;
 pub use exit::Exit;
 pub use hypervisor_trait::{Hypervisor, HypervisorError};
 pub use memory::{GuestAddress, GuestMemory, MemoryError};

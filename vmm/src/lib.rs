@@ -5,3 +5,8 @@ pub mod machine;
 pub mod control;
 pub mod host;
 pub mod vm;
+pub mod event_monitor;
+pub mod logging;
+pub mod signals;
+pub mod api;
+pub mod config;

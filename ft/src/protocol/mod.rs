@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   primary                                 backup
-//!      │ Hello ───────────────────────────────▶│  versions, machine, generation, parameters, config
+//!      │ Hello ───────────────────────────────▶│  versions, machine, parameters, config
 //!      │◀─────────────────────────────── HelloAck │  or Error: refused, with both values
 //!      │ Pages* · Sections · CloneDone ────────▶│  live clone; epoch 0 begins
 //!      │ Log* · Released* ─────────────────────▶│

@@ -6,7 +6,7 @@ use crate::sim;
 const ONCE_FAILED: [u64; 6] = [1, 15, 89, 111, 877, 3326];
 
 fn live(seed: u64) {
-    if let Err(failure) = sim::run(seed) {
+    if let Err(failure) = sim::runner::run(seed) {
         panic!("seed {seed}: {}\n{failure:#?}", failure.what);
     }
 }
@@ -23,7 +23,7 @@ fn a_few_hundred_lives_at_random_go_right() {
 
 #[test]
 fn the_same_seed_lives_the_same_life() {
-    let lives = [sim::run(4711), sim::run(4711)];
+    let lives = [sim::runner::run(4711), sim::runner::run(4711)];
     let [Ok(one), Ok(two)] = lives else {
         panic!("{lives:?}")
     };

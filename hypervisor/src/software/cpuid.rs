@@ -48,6 +48,7 @@ const LEAF7_EBX: u32 = leaf7_ebx::FSGSBASE
     | leaf7_ebx::SMEP
     | leaf7_ebx::BMI2
     | leaf7_ebx::ERMS
+    | leaf7_ebx::NO_FCS_FDS
     | leaf7_ebx::SMAP;
 /// LAHF in 64-bit mode, LZCNT.
 const LEAF_8000_0001_ECX: u32 = 1 | 1 << 5;
@@ -136,6 +137,8 @@ fn xsave(subleaf: u32) -> [u32; 4] {
     match subleaf {
         // The legacy area, which holds both components, is there whichever is enabled.
         0 => [3, XSAVE_SIZE, XSAVE_SIZE, 0],
+        // XSAVEOPT.
+        1 => [1, 0, 0, 0],
         _ => [0; 4],
     }
 }

@@ -18,8 +18,6 @@ pub enum Stop {
     TaskPriority,
     /// The processor shut down (triple fault).
     Shutdown,
-    /// This backend does not have the instruction.
-    Unsupported,
 }
 
 /// What a handler returns: `Ok` falls through to the next instruction of the block.

@@ -172,19 +172,6 @@ impl SoftwareVcpu {
         }
     }
 
-    fn unsupported(&mut self, len: u8) -> VcpuError {
-        let mut bytes = vec![0; usize::from(len)];
-        let linear = self.cpu.linear_rip();
-        let readable = self.cpu.as_processor(|cpu| cpu.read_bytes(linear, &mut bytes)).is_ok();
-        let text: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        VcpuError::Emulation {
-            bytes: if readable { text.join(" ") } else { "(unreadable)".to_owned() },
-            rip: self.cpu.rip,
-            mode: self.cpu.mode.name(),
-            reason: "the software processor does not have it",
-        }
-    }
-
     /// Whether the next instruction must run alone, to look at things before and after it.
     fn must_step(&self) -> bool {
         self.apart

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::vcpu::SoftwareVcpu;
+use crate::capabilities::Capabilities;
 use crate::hypervisor_trait::{Hypervisor, HypervisorError};
 use crate::memory::GuestMemory;
 use crate::vcpu::Vcpu;
@@ -15,6 +16,10 @@ pub struct SoftwareHypervisor;
 impl Hypervisor for SoftwareHypervisor {
     fn name(&self) -> &'static str {
         "software"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::software()
     }
 
     fn create_vm(

@@ -34,8 +34,10 @@ impl Endpoint {
     /// # Errors
     /// Neither or both are given, or the number is none.
     pub fn parse(text: &str) -> Result<Self, OptionError> {
-        const KEYS: &[Key] =
-            &[Key::new("path", Kind::Text), Key::new("fd", Kind::Number(i32::MAX as u64))];
+        const KEYS: &[Key] = &[
+            Key::new("path", Kind::Text),
+            Key::new("fd", Kind::Number(i32::MAX as u64)),
+        ];
         let bare = !text.starts_with("path=") && !text.starts_with("fd=");
         if bare && !text.is_empty() {
             return Ok(Self::Path(PathBuf::from(text)));
@@ -68,7 +70,10 @@ impl fmt::Display for Endpoint {
 /// # Errors
 /// No such descriptor is open, or the kernel is older than 5.6.
 pub fn inherited(fd: i32) -> Result<OwnedFd, EndpointError> {
-    let failed = |error: rustix::io::Errno| EndpointError { fd, source: error.into() };
+    let failed = |error: rustix::io::Errno| EndpointError {
+        fd,
+        source: error.into(),
+    };
     let own = pidfd_open(getpid(), PidfdFlags::empty()).map_err(failed)?;
     pidfd_getfd(own, fd, PidfdGetfdFlags::empty()).map_err(failed)
 }

@@ -54,7 +54,10 @@ pub enum PayloadError {
 
 impl ConfigError {
     pub(super) fn invalid(field: &str, reason: impl Into<String>) -> Self {
-        Self::Invalid { field: field.to_owned(), reason: reason.into() }
+        Self::Invalid {
+            field: field.to_owned(),
+            reason: reason.into(),
+        }
     }
 
     /// The HTTP status that goes with the refusal.

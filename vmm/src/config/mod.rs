@@ -4,14 +4,13 @@
 //! command line ──▶ options ─┐
 //!                           ├─▶ VmConfig ──▶ VmSettings::validate ──▶ VmSettings
 //! vm.create ────────────────┘                        │
-//! vm.ft-* ──▶ ft ──▶ FtStart, FtReceive              └─▶ ConfigError (400 or 409)
+//! vm.ft-* ──▶ check_ft_*                             └─▶ ConfigError (400 or 409)
 //! ```
 //!
 //! `VmConfig` is what travels and what `vm.info` shows; `VmSettings` is what this build can do of
 //! it. A field that this build cannot honour is accepted at its default and refused by name
 //! otherwise, so that nobody gets a VM other than the one asked for.
 
-mod address;
 mod endpoint;
 mod error;
 mod ft;
@@ -19,8 +18,7 @@ pub mod options;
 mod settings;
 mod unsupported;
 
-pub use address::PeerAddress;
-pub use endpoint::{Endpoint, EndpointError};
+pub use endpoint::{Endpoint, EndpointError, inherited};
 pub use error::ConfigError;
-pub use ft::{FenceTarget, FtReceive, FtStart};
+pub use ft::{check_ft_receive, check_ft_start};
 pub use settings::{HostLimits, VmSettings};

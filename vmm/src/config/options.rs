@@ -58,12 +58,21 @@ mod tests {
     #[test]
     fn strings_become_the_configuration_that_json_would_give() {
         let table = [
-            (cpus("boot=2,max=4,nested=off").unwrap(), json!({"boot_vcpus": 2, "max_vcpus": 4, "nested": false})),
-            (cpus("boot=3").unwrap(), json!({"boot_vcpus": 3, "max_vcpus": 3})),
+            (
+                cpus("boot=2,max=4,nested=off").unwrap(),
+                json!({"boot_vcpus": 2, "max_vcpus": 4, "nested": false}),
+            ),
+            (
+                cpus("boot=3").unwrap(),
+                json!({"boot_vcpus": 3, "max_vcpus": 3}),
+            ),
             (cpus("").unwrap(), json!({"boot_vcpus": 1, "max_vcpus": 1})),
         ];
         for (parsed, expected) in table {
-            assert_eq!(parsed, serde_json::from_value::<CpusConfig>(expected).unwrap());
+            assert_eq!(
+                parsed,
+                serde_json::from_value::<CpusConfig>(expected).unwrap()
+            );
         }
         assert_eq!(memory("").unwrap(), MemoryConfig::default());
         assert_eq!(memory("size=1G,shared=on").unwrap().size, 1 << 30);
@@ -77,10 +86,22 @@ mod tests {
     #[test]
     fn wrong_strings_name_the_key() {
         let table = [
-            (cpus("boot=x").unwrap_err().to_string(), "Unable to convert x for boot"),
-            (cpus("boot=4294967296").unwrap_err().to_string(), "Unable to convert 4294967296 for boot"),
-            (memory("file=/x").unwrap_err().to_string(), "Unknown option: file"),
-            (platform("hypervisor=xen").unwrap_err().to_string(), "Unable to convert xen for hypervisor"),
+            (
+                cpus("boot=x").unwrap_err().to_string(),
+                "Unable to convert x for boot",
+            ),
+            (
+                cpus("boot=4294967296").unwrap_err().to_string(),
+                "Unable to convert 4294967296 for boot",
+            ),
+            (
+                memory("file=/x").unwrap_err().to_string(),
+                "Unknown option: file",
+            ),
+            (
+                platform("hypervisor=xen").unwrap_err().to_string(),
+                "Unable to convert xen for hypervisor",
+            ),
         ];
         for (error, expected) in table {
             assert_eq!(error, expected);

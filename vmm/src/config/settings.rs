@@ -36,7 +36,9 @@ impl HostLimits {
 }
 
 fn memory_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -75,8 +77,17 @@ impl VmSettings {
         console(config)?;
         unsupported::check(&members)?;
         let platform = config.platform.as_ref();
-        let hypervisor = platform.and_then(|platform| platform.hypervisor).unwrap_or_default();
-        Ok(Self { memory_bytes, kernel, cmdline, initramfs, serial, hypervisor })
+        let hypervisor = platform
+            .and_then(|platform| platform.hypervisor)
+            .unwrap_or_default();
+        Ok(Self {
+            memory_bytes,
+            kernel,
+            cmdline,
+            initramfs,
+            serial,
+            hypervisor,
+        })
     }
 
     /// Writes into `config` what was chosen where it left the choice, for `vm.info` to show.
@@ -95,19 +106,24 @@ fn payload(config: &VmConfig) -> Result<Payload, ConfigError> {
     match (payload.kernel, payload.firmware) {
         (None, None) => Err(ConfigError::Payload(PayloadError::Missing)),
         (Some(_), Some(_)) => Err(ConfigError::Payload(PayloadError::Both)),
-        (None, Some(_)) => {
-            Err(ConfigError::NotSupported { field: "payload.firmware".to_owned() })
-        }
-        (Some(kernel), None) => {
-            Ok((kernel, payload.cmdline.unwrap_or_default(), payload.initramfs))
-        }
+        (None, Some(_)) => Err(ConfigError::NotSupported {
+            field: "payload.firmware".to_owned(),
+        }),
+        (Some(kernel), None) => Ok((
+            kernel,
+            payload.cmdline.unwrap_or_default(),
+            payload.initramfs,
+        )),
     }
 }
 
 fn processors(config: &VmConfig) -> Result<(), ConfigError> {
     let (boot, max) = (config.cpus.boot_vcpus, config.cpus.max_vcpus);
     if boot == 0 {
-        return Err(ConfigError::invalid("cpus.boot_vcpus", "a VM needs a processor"));
+        return Err(ConfigError::invalid(
+            "cpus.boot_vcpus",
+            "a VM needs a processor",
+        ));
     }
     if max < boot {
         let reason = format!("{max} is less than the {boot} processors at boot");
@@ -132,7 +148,10 @@ fn memory(config: &VmConfig, host: &HostLimits) -> Result<u64, ConfigError> {
         return invalid("a VM needs memory".to_owned());
     }
     if size > host.memory_bytes {
-        return invalid(format!("{size} bytes is more than the host's {}", host.memory_bytes));
+        return invalid(format!(
+            "{size} bytes is more than the host's {}",
+            host.memory_bytes
+        ));
     }
     if size % PAGE_BYTES != 0 {
         return invalid(format!("{size} bytes is not a multiple of {PAGE_BYTES}"));
@@ -146,10 +165,12 @@ pub(super) fn serial_target(
     serial: &SerialConfig,
 ) -> Result<Option<SerialTarget>, ConfigError> {
     let path = |member: &str, path: &Option<PathBuf>| {
-        path.clone().filter(|path| !path.as_os_str().is_empty()).ok_or_else(|| {
-            let reason = format!("mode {:?} needs a path here", serial.mode);
-            ConfigError::invalid(&format!("{field}.{member}"), reason)
-        })
+        path.clone()
+            .filter(|path| !path.as_os_str().is_empty())
+            .ok_or_else(|| {
+                let reason = format!("mode {:?} needs a path here", serial.mode);
+                ConfigError::invalid(&format!("{field}.{member}"), reason)
+            })
     };
     match serial.mode {
         ConsoleMode::Off => Ok(None),
@@ -169,9 +190,10 @@ pub(super) fn serial_target(
 fn console(config: &VmConfig) -> Result<(), ConfigError> {
     match config.console.mode {
         ConsoleMode::Off | ConsoleMode::Null | ConsoleMode::Tty => Ok(()),
-        ConsoleMode::File if config.console.file.is_none() => {
-            Err(ConfigError::invalid("console.file", "mode File needs a path here"))
-        }
+        ConsoleMode::File if config.console.file.is_none() => Err(ConfigError::invalid(
+            "console.file",
+            "mode File needs a path here",
+        )),
         mode => Err(ConfigError::ValueNotSupported {
             field: "console.mode".to_owned(),
             value: format!("{mode:?}"),
@@ -210,7 +232,11 @@ fn identifiers(config: &Value) -> Result<(), ConfigError> {
 /// No host device is passed through twice.
 fn device_paths(config: &VmConfig) -> Result<(), ConfigError> {
     let mut seen = BTreeSet::new();
-    let paths = config.devices.iter().flatten().filter_map(|device| device.path.as_ref());
+    let paths = config
+        .devices
+        .iter()
+        .flatten()
+        .filter_map(|device| device.path.as_ref());
     for path in paths {
         if !seen.insert(path) {
             return Err(ConfigError::DuplicateDevicePath(path.display().to_string()));

@@ -42,7 +42,11 @@ pub(super) fn check(config: &Value) -> Result<(), ConfigError> {
 fn first_difference(path: &str, given: &Value, default: &Value) -> Option<String> {
     match (given, default) {
         (Value::Object(given), Value::Object(default)) => given.iter().find_map(|(name, value)| {
-            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let path = if path.is_empty() {
+                name.clone()
+            } else {
+                format!("{path}.{name}")
+            };
             first_difference(&path, value, default.get(name).unwrap_or(&Value::Null))
         }),
         (Value::Array(list), Value::Null) if list.is_empty() => None,

@@ -3,11 +3,10 @@
 
 pub mod fence;
 pub mod host;
+pub mod judge;
 pub mod random;
 pub mod runner;
 pub mod scenario;
 pub mod toy;
 pub mod wire;
 pub mod world;
-
-pub use runner::run;

@@ -61,6 +61,7 @@ pub struct Toy {
     pending: Vec<Output>,
     timer_at: u64,
     busy: u64,
+    flip: Option<(u64, u64)>,
 }
 
 impl Toy {
@@ -89,6 +90,7 @@ impl Toy {
             pending: Vec::new(),
             timer_at: 0,
             busy,
+            flip: None,
         };
         toy.arm();
         toy
@@ -111,6 +113,11 @@ impl Toy {
     /// Damages one bit of a register.
     pub fn flip_register(&mut self, random: u64) {
         self.core.accumulator ^= 1 << (random % 64);
+    }
+
+    /// Damages a register once so many more instructions have retired.
+    pub fn flip_after(&mut self, instructions: u64, random: u64) {
+        self.flip = Some((instructions, random));
     }
 
     /// Makes the clock read otherwise.
@@ -141,6 +148,14 @@ impl Toy {
         }
         self.core.halted = false;
         self.core.now += 1;
+        if let Some((left, random)) = &mut self.flip {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                let random = *random;
+                self.flip = None;
+                self.flip_register(random);
+            }
+        }
         if self.core.work == 0 {
             return self.choose();
         }

@@ -46,6 +46,8 @@ pub mod leaf7_ebx {
     pub const BMI2: u32 = 1 << 8;
     /// Fast REP MOVSB and STOSB.
     pub const ERMS: u32 = 1 << 9;
+    /// Selectors of the last x87 instruction and operand are always zero.
+    pub const NO_FCS_FDS: u32 = 1 << 13;
     /// SMAP.
     pub const SMAP: u32 = 1 << 20;
 }

@@ -1,9 +1,14 @@
 //! Instruction bytes to [`Op`]s. iced-x86 decodes; this folder chooses handlers.
 
+mod fpu_state;
 mod general;
 mod operands;
 mod select;
+mod sse_float;
+mod sse_integer;
+mod sse_move;
 mod system;
+mod x87;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
@@ -76,10 +81,24 @@ pub fn decode(bytes: &[u8], rip: u64, mode: Mode) -> Option<Decoded> {
     }
     let chosen = general::choose(&instruction)
         .or_else(|| system::choose(&instruction, mode))
-        .or_else(|| super::execute::choose_extension(&instruction))
+        .or_else(|| choose_extension(&instruction))
         .unwrap_or(Chosen::end(branch::undefined));
-    let op = operands::lower(&instruction, chosen.run, mode);
+    let mut op = operands::lower(&instruction, chosen.run, mode);
+    if let Some(immediate) = x87::immediate(bytes, rip, mode) {
+        op.imm = immediate;
+    }
     Some(Decoded { op, flow: chosen.flow })
+}
+
+/// The handler of an x87, MMX or SSE instruction.
+fn choose_extension(instruction: &Instruction) -> Option<Chosen> {
+    let vector = sse_move::choose(instruction)
+        .or_else(|| sse_integer::choose(instruction))
+        .or_else(|| sse_float::choose(instruction));
+    vector
+        .map(Chosen::next)
+        .or_else(|| x87::choose(instruction))
+        .or_else(|| fpu_state::choose(instruction))
 }
 
 /// #UD, whatever the bytes are.

@@ -23,7 +23,7 @@ macro_rules! compute {
         if in_memory($i, 1) {
             sse::compute::<$type, Operation, <$type as sse::Lane>::Memory> as Handler
         } else {
-            sse::compute::<$type, Operation, Register>
+            sse::compute::<$type, Operation, sse::Register>
         }
     }};
 }

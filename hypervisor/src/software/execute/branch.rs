@@ -88,8 +88,3 @@ pub fn jump_if_no_count<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
 pub fn undefined(cpu: &mut Cpu, _: &Op) -> Result<(), Stop> {
     Err(cpu.undefined())
 }
-
-/// An instruction that the architecture has and this backend does not.
-pub fn unsupported(_: &mut Cpu, _: &Op) -> Result<(), Stop> {
-    Err(Stop::Unsupported)
-}

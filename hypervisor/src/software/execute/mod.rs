@@ -12,18 +12,16 @@ pub mod data;
 pub mod decimal;
 pub mod exchange;
 pub mod far;
+pub mod fpu_state;
 pub mod io;
+pub mod mmx;
 pub mod multiply;
 pub mod operand;
 pub mod processor;
 pub mod shift;
+pub mod sse;
+pub mod sse_move;
 pub mod stack;
 pub mod string;
 pub mod syscall;
-
-use crate::software::decode::Chosen;
-
-/// Chooses the handler of an x87, MMX or SSE instruction.
-pub fn choose_extension(_: &iced_x86::Instruction) -> Option<Chosen> {
-    None
-}
+pub mod x87;

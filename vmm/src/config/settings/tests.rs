@@ -2,7 +2,9 @@ use serde_json::json;
 
 use super::*;
 
-const HOST: HostLimits = HostLimits { memory_bytes: 8 << 30 };
+const HOST: HostLimits = HostLimits {
+    memory_bytes: 8 << 30,
+};
 
 fn validate(change: Value) -> Result<VmSettings, ConfigError> {
     let mut config = json!({"payload": {"kernel": "/k"}});
@@ -51,12 +53,32 @@ fn every_refusal_names_the_field_and_has_its_status() {
     let table = [
         (json!({"payload": {"kernel": null}}), 400, "not bootable"),
         (json!({"payload": {"firmware": "/f"}}), 400, "not bootable"),
-        (json!({"payload": {"kernel": null, "firmware": "/f"}}), 400, "payload.firmware"),
+        (
+            json!({"payload": {"kernel": null, "firmware": "/f"}}),
+            400,
+            "payload.firmware",
+        ),
         (json!({"payload": {"igvm": "/i"}}), 400, "payload.igvm"),
-        (json!({"cpus": {"boot_vcpus": 0, "max_vcpus": 1}}), 400, "cpus.boot_vcpus"),
-        (json!({"cpus": {"boot_vcpus": 2, "max_vcpus": 1}}), 400, "cpus.max_vcpus"),
-        (json!({"cpus": {"boot_vcpus": 2, "max_vcpus": 2}}), 400, "cpus.boot_vcpus: 2"),
-        (json!({"cpus": {"boot_vcpus": 1, "max_vcpus": 4}}), 400, "cpus.max_vcpus: 4"),
+        (
+            json!({"cpus": {"boot_vcpus": 0, "max_vcpus": 1}}),
+            400,
+            "cpus.boot_vcpus",
+        ),
+        (
+            json!({"cpus": {"boot_vcpus": 2, "max_vcpus": 1}}),
+            400,
+            "cpus.max_vcpus",
+        ),
+        (
+            json!({"cpus": {"boot_vcpus": 2, "max_vcpus": 2}}),
+            400,
+            "cpus.boot_vcpus: 2",
+        ),
+        (
+            json!({"cpus": {"boot_vcpus": 1, "max_vcpus": 4}}),
+            400,
+            "cpus.max_vcpus: 4",
+        ),
         (
             json!({"cpus": {"boot_vcpus": 1, "max_vcpus": 1, "nested": false}}),
             400,
@@ -68,26 +90,62 @@ fn every_refusal_names_the_field_and_has_its_status() {
             "cpus.features.amx",
         ),
         (json!({"memory": {"size": 0}}), 400, "memory.size"),
-        (json!({"memory": {"size": (8_u64 << 30) + 4096}}), 400, "memory.size"),
+        (
+            json!({"memory": {"size": (8_u64 << 30) + 4096}}),
+            400,
+            "memory.size",
+        ),
         (json!({"memory": {"size": 4097}}), 400, "memory.size"),
-        (json!({"memory": {"size": 4096, "shared": true}}), 400, "memory.shared"),
-        (json!({"memory": {"size": 4096, "zones": [{"id": "a", "size": 1}]}}), 400, "memory.zones"),
+        (
+            json!({"memory": {"size": 4096, "shared": true}}),
+            400,
+            "memory.shared",
+        ),
+        (
+            json!({"memory": {"size": 4096, "zones": [{"id": "a", "size": 1}]}}),
+            400,
+            "memory.zones",
+        ),
         (json!({"serial": {"mode": "Pty"}}), 400, "serial.mode: Pty"),
         (json!({"serial": {"mode": "File"}}), 400, "serial.file"),
-        (json!({"serial": {"mode": "Socket", "socket": ""}}), 400, "serial.socket"),
+        (
+            json!({"serial": {"mode": "Socket", "socket": ""}}),
+            400,
+            "serial.socket",
+        ),
         (json!({"console": {"mode": "File"}}), 400, "console.file"),
-        (json!({"console": {"mode": "Pty"}}), 400, "console.mode: Pty"),
-        (json!({"console": {"mode": "Off", "pci_segment": 1}}), 400, "console.pci_segment"),
+        (
+            json!({"console": {"mode": "Pty"}}),
+            400,
+            "console.mode: Pty",
+        ),
+        (
+            json!({"console": {"mode": "Off", "pci_segment": 1}}),
+            400,
+            "console.pci_segment",
+        ),
         (json!({"disks": [{"path": "/d"}]}), 400, "disks"),
         (json!({"rng": {"src": "/dev/random"}}), 400, "rng.src"),
         (json!({"balloon": {"size": 0}}), 400, "balloon"),
         (json!({"rtc": {}}), 400, "rtc"),
         (json!({"watchdog": true}), 400, "watchdog"),
-        (json!({"platform": {"uuid": "x"}}), 400, "platform.system_uuid"),
+        (
+            json!({"platform": {"uuid": "x"}}),
+            400,
+            "platform.system_uuid",
+        ),
         (json!({"ivshmem": {}}), 400, "ivshmem"),
-        (json!({"disks": [{"id": "a"}], "net": [{"id": "a"}]}), 409, "Identifier a is not unique"),
+        (
+            json!({"disks": [{"id": "a"}], "net": [{"id": "a"}]}),
+            409,
+            "Identifier a is not unique",
+        ),
         (json!({"disks": [{"id": "__a"}]}), 400, "Identifier __a"),
-        (json!({"devices": [{"path": "/x"}, {"path": "/x"}]}), 409, "/x"),
+        (
+            json!({"devices": [{"path": "/x"}, {"path": "/x"}]}),
+            409,
+            "/x",
+        ),
     ];
     for (change, status, text) in table {
         let error = validate(change.clone()).unwrap_err();
@@ -105,7 +163,10 @@ fn a_console_left_at_the_default_is_shown_as_off() {
 
 #[test]
 fn the_hosts_memory_is_read_from_meminfo() {
-    assert_eq!(memory_total("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
+    assert_eq!(
+        memory_total("MemTotal:        2048 kB\nMemFree: 1 kB\n"),
+        Some(2 << 20)
+    );
     assert_eq!(memory_total("MemFree: 1 kB\n"), None);
     assert!(HostLimits::probe().unwrap().memory_bytes > 1 << 20);
 }

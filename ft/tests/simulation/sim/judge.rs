@@ -1,0 +1,222 @@
+//! What must be true of a life at its end, and what is told of it.
+
+use ft::log::Event;
+use ft::machine::Machine;
+use ft::status::{End, FtEvent, FtStatus};
+use ft::time::LogicalTime;
+
+use super::runner::{Life, Summary};
+use super::toy::Toy;
+
+impl Life {
+    /// What must be true at the end.
+    pub(super) fn judge(&mut self) -> Result<Summary, String> {
+        let summary = self.summary();
+        if self.powered_off {
+            return Ok(summary);
+        }
+        let live: Vec<usize> = (0..self.hosts.len())
+            .filter(|index| self.is_live(*index))
+            .collect();
+        match live.as_slice() {
+            [] => {
+                self.judge_loss()?;
+                Ok(Summary {
+                    lost: true,
+                    ..summary
+                })
+            }
+            [index] => {
+                self.judge_survivor(*index)?;
+                Ok(summary)
+            }
+            _ => Err(format!("hosts {live:?} are live at the end")),
+        }
+    }
+
+    /// Whether a host executes for real and may let outputs go.
+    fn is_live(&self, index: usize) -> bool {
+        let host = &self.hosts[index];
+        !host.dead
+            && host.replica.is_live()
+            && host.replica.end().is_none()
+            && host.replica.state() != "fencing"
+    }
+
+    /// Nobody is live: that is right only if whoever could be is dead.
+    fn judge_loss(&self) -> Result<(), String> {
+        let owner = self.fences.latest().map(|claim| claim.owner);
+        for host in self.hosts.iter().filter(|host| !host.dead) {
+            match host.replica.end() {
+                None => {
+                    let state = host.replica.state();
+                    return Err(format!(
+                        "{} is not live, but {state}, and nobody else is",
+                        host.name
+                    ));
+                }
+                Some(End::Failed(text)) if !text.contains("clone") && host.name == "host 0" => {
+                    return Err(format!("{} failed: {text}", host.name));
+                }
+                Some(_) if owner.as_deref() == Some(&host.name) => {
+                    return Err(format!("{} has won the fence and ended", host.name));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The one that is live: it tells the truth, has answered everybody, and its life is one that
+    /// a machine can have.
+    fn judge_survivor(&mut self, index: usize) -> Result<(), String> {
+        let now = self.now;
+        let host = &self.hosts[index];
+        let status = host.status(now).ok_or("no status")?;
+        if let Some(claim) = self.fences.latest()
+            && (claim.owner != host.name || claim.generation != status.generation)
+        {
+            let generation = status.generation;
+            return Err(format!(
+                "{} is live in {generation}, the fence says {claim:?}",
+                host.name
+            ));
+        }
+        if !self.world.forgiven && self.world.open_requests() > 0 {
+            return Err(format!(
+                "{} requests have no answer",
+                self.world.open_requests()
+            ));
+        }
+        self.judge_protection(&status)?;
+        if self.world.forgiven {
+            return Ok(());
+        }
+        self.judge_history(index)
+    }
+
+    /// A protected survivor has a backup that follows, with every divergence repaired.
+    fn judge_protection(&self, status: &FtStatus) -> Result<(), String> {
+        if status.state == "repairing" {
+            return Err("a divergence is not repaired".into());
+        }
+        if status.state != "protected" {
+            return Ok(());
+        }
+        let follows = self
+            .hosts
+            .iter()
+            .any(|host| host.replica.state() == "replaying");
+        if !follows {
+            return Err("the survivor says it is protected, and nobody replays".into());
+        }
+        if status.positions.epochs_verified == 0 || status.lag.epochs > 10 {
+            return Err(format!(
+                "the backup does not follow: {:?}",
+                status.positions
+            ));
+        }
+        Ok(())
+    }
+
+    /// A fresh machine, given the survivor's inputs, puts out what the world has seen and ends in
+    /// the survivor's state.
+    fn judge_history(&self, index: usize) -> Result<(), String> {
+        let survivor = &self.hosts[index].machine;
+        let mut reference = Toy::new(self.scenario.busy);
+        let mut outputs = Vec::new();
+        let mut reach = |machine: &mut Toy, at: LogicalTime| {
+            while machine.now() < at {
+                let before = machine.now();
+                machine.advance(at);
+                let fresh = machine.take_outputs();
+                if machine.now() == before && fresh.is_empty() {
+                    return Err(format!("the reference stands still at {before}"));
+                }
+                outputs.extend(fresh);
+            }
+            Ok(())
+        };
+        for entry in survivor.history() {
+            reach(&mut reference, entry.at)?;
+            if let Event::Input(input) = &entry.event {
+                reference.inject(input).map_err(|error| error.to_string())?;
+            }
+        }
+        reach(&mut reference, survivor.now())?;
+        for (number, seen) in self.world.outputs().enumerate() {
+            if outputs
+                .get(number)
+                .is_none_or(|output| output.payload != seen)
+            {
+                return Err(format!("output {} is not the reference's", number + 1));
+            }
+        }
+        if reference.sections() != survivor.sections() {
+            return Err("the survivor's state is not the reference's".into());
+        }
+        Ok(())
+    }
+
+    /// Counts what happened.
+    fn summary(&self) -> Summary {
+        let mut summary = Summary {
+            answered: self.world.answered,
+            repeated: self.world.repeated,
+            ..Summary::default()
+        };
+        for host in &self.hosts {
+            summary.states.push(match host.dead {
+                true => "dead".into(),
+                false => host.replica.state().into(),
+            });
+            for event in &host.events {
+                match event {
+                    FtEvent::Promoted { phases, .. } => {
+                        summary.promotions += 1;
+                        summary.planned += u64::from(phases.planned);
+                        summary.failover_ms.push(phases.total_ms);
+                    }
+                    FtEvent::ProtectionLost { .. } => summary.alone += 1,
+                    FtEvent::Fenced { .. } => summary.fenced += 1,
+                    FtEvent::Diverged { report } => {
+                        summary.divergences += 1;
+                        summary.reports.push(report.as_ref().clone());
+                    }
+                    FtEvent::Throttled { .. } => summary.throttled += 1,
+                    FtEvent::Repaired { .. } => summary.repairs += 1,
+                    FtEvent::Protected { .. } => summary.protections += 1,
+                    _ => {}
+                }
+            }
+            if let Some(status) = host.status(self.now) {
+                summary.epochs += status.positions.epochs_verified;
+            }
+        }
+        summary
+    }
+
+    /// What the hosts reported, for whoever looks into a failure.
+    pub(super) fn report(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for host in &self.hosts {
+            let (name, dead, state) = (&host.name, host.dead, host.replica.state());
+            let generation = host.replica.generation();
+            let at = host.machine.now();
+            let end = host.replica.end();
+            lines.push(format!(
+                "{name}: {state}, generation {generation}, at {at}, dead {dead}, end {end:?}"
+            ));
+            if let Some(status) = host.status(self.now) {
+                lines.push(format!(
+                    "{name}: {:?} {:?}",
+                    status.positions, status.outputs
+                ));
+                lines.push(format!("{name}: {:?} {:?}", status.lag, status.clock));
+            }
+            lines.extend(host.events.iter().map(|event| format!("{name}: {event:?}")));
+        }
+        lines.push(format!("fence: {:?}", self.fences.latest()));
+        lines
+    }
+}

@@ -1,0 +1,107 @@
+//! What a backend can do on this host, and which modes of protection follow.
+//!
+//! Capabilities are found out by trying, never assumed from a processor's name. The software
+//! backend needs nothing of its host, so its answers are the same everywhere; the tests in
+//! `hypervisor/tests` are what backs each of them.
+
+use serde::Serialize;
+
+/// How a backend tells the position in guest execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogicalClock {
+    /// Every retired instruction is counted.
+    Instructions,
+    /// Retired branches, with the registers, tell instructions apart.
+    Branches,
+    /// Only exits are at a known position.
+    Exits,
+}
+
+/// One thing a backend can or cannot do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Capability {
+    /// What.
+    pub name: &'static str,
+    /// Whether it can.
+    pub available: bool,
+    /// How it is done, or what is missing.
+    pub detail: String,
+}
+
+/// Whether a mode of protection can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModeAnswer {
+    /// The mode.
+    pub mode: &'static str,
+    /// Whether it can be used.
+    pub available: bool,
+    /// Why, or what is missing.
+    pub reason: String,
+}
+
+/// What a backend can do on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// The backend.
+    pub backend: &'static str,
+    /// Its clock.
+    pub logical_clock: LogicalClock,
+    /// What it can do.
+    pub capabilities: Vec<Capability>,
+    /// The modes that follow.
+    pub modes: Vec<ModeAnswer>,
+}
+
+impl Capabilities {
+    /// Those of the software backend.
+    pub fn software() -> Self {
+        let can = |name, detail: &str| Capability { name, available: true, detail: detail.into() };
+        let cannot =
+            |name, detail: &str| Capability { name, available: false, detail: detail.into() };
+        Self {
+            backend: "software",
+            logical_clock: LogicalClock::Instructions,
+            capabilities: vec![
+                can("logical clock", "every retired instruction is counted"),
+                can("stop at a logical time", "exact"),
+                can("time-stamp counter control", "a function of logical time"),
+                can("single step", "in every ring"),
+                can("hardware breakpoints", "64 places, execute and write"),
+                can("guest debug in ring 3", "as in ring 0"),
+                can("dirty log", "4 KiB pages"),
+                cannot("dirty ring", "not needed: the log costs nothing while nobody asks"),
+                cannot("more than one vCPU", "one vCPU per machine"),
+            ],
+            modes: vec![
+                ModeAnswer {
+                    mode: "replay",
+                    available: true,
+                    reason: "the clock is exact and every source of nondeterminism is derived or \
+                             recorded"
+                        .into(),
+                },
+                ModeAnswer {
+                    mode: "checkpoint",
+                    available: false,
+                    reason: "not built yet".into(),
+                },
+            ],
+        }
+    }
+
+    /// The capabilities as a table for people.
+    pub fn table(&self) -> String {
+        let mut text = format!("backend {}\n", self.backend);
+        for Capability { name, available, detail } in &self.capabilities {
+            let mark = if *available { "yes" } else { "no" };
+            text.push_str(&format!("  {name:<28} {mark:<4} {detail}\n"));
+        }
+        text.push_str("modes of protection\n");
+        for ModeAnswer { mode, available, reason } in &self.modes {
+            let mark = if *available { "yes" } else { "no" };
+            text.push_str(&format!("  {mode:<28} {mark:<4} {reason}\n"));
+        }
+        text
+    }
+}
