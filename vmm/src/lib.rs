@@ -1,12 +1,20 @@
 //! The virtual machine monitor: composes CPU, devices and replication into a running VM.
+//!
+//! ```text
+//! main ─ cli ─ config ─┬─ api ──▶ control ──▶ vm (thread) ──▶ machine ──▶ hypervisor, devices
+//!                      └─ offline              │   └──▶ ft (recording, replaying, failing over)
+//!                                              └──▶ host (serial), connection to the peer
+//! ```
 
-pub mod loader;
-pub mod machine;
-pub mod control;
-pub mod host;
-pub mod vm;
-pub mod event_monitor;
-pub mod logging;
-pub mod signals;
 pub mod api;
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod event_monitor;
+pub mod host;
+pub mod loader;
+pub mod logging;
+pub mod machine;
+pub mod offline;
+pub mod signals;
+pub mod vm;

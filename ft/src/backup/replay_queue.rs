@@ -49,8 +49,11 @@ impl Backup {
                 break;
             }
         }
+        if matches!(self.phase, Phase::Replaying) {
+            self.offset.sample(machine, now);
+        }
         if self.end.is_none() && self.queue.is_empty() {
-            self.on_caught_up(machine, now);
+            self.on_caught_up(now);
             return false;
         }
         self.end.is_none() && !matches!(self.phase, Phase::Diverged)
@@ -336,13 +339,11 @@ impl Backup {
     }
 
     /// Everything that has come is done.
-    fn on_caught_up(&mut self, machine: &dyn Machine, now: HostTime) {
-        match &mut self.phase {
-            Phase::Promoting(promotion) if promotion.won.is_some() => {
-                promotion.drained.get_or_insert(now);
-            }
-            Phase::Replaying => self.offset.sample(machine, now),
-            _ => {}
+    fn on_caught_up(&mut self, now: HostTime) {
+        if let Phase::Promoting(promotion) = &mut self.phase
+            && promotion.won.is_some()
+        {
+            promotion.drained.get_or_insert(now);
         }
     }
 }

@@ -82,6 +82,51 @@ fn a_primary_that_is_stopped_and_wakes_later_has_been_replaced_and_halts() {
 }
 
 #[test]
+fn a_primary_that_is_stopped_at_any_moment_puts_out_nothing_once_it_was_replaced() {
+    for step in 0..300 {
+        let at = LATER + step * MS / 10;
+        let mut scenario = Scenario::plain(vec![(at, Fault::Pause(Victim::Primary, 110 * MS))]);
+        scenario.request_every = MS;
+        scenario.busy = 1;
+        let summary = live(scenario);
+        assert_eq!(
+            (summary.promotions, summary.fenced),
+            (1, 1),
+            "{at}: {summary:?}"
+        );
+    }
+}
+
+#[test]
+fn a_primary_that_is_stopped_while_its_acknowledgements_are_held_up_puts_out_nothing_later() {
+    for step in 0..60 {
+        let at = LATER + step * MS / 4;
+        let faults = vec![
+            (at, Fault::Block(Way::Back, 100 * MS)),
+            (at + 2 * MS, Fault::Block(Way::Forth, 120 * MS)),
+        ];
+        let mut scenario = Scenario::plain(faults);
+        scenario.request_every = MS;
+        let summary = live(scenario);
+        assert_eq!(summary.promotions + summary.alone, 1, "{at}: {summary:?}");
+    }
+}
+
+#[test]
+fn a_primary_killed_at_any_moment_around_a_repair_loses_nothing_once_it_is_repaired() {
+    let policies = [ReleasePolicy::Received, ReleasePolicy::Verified];
+    for step in 0..160 {
+        let kill = (LATER + step * MS / 8, Fault::Kill(Victim::Primary));
+        let mut scenario = Scenario::plain(vec![(LATER, Fault::FlipRegister), kill]);
+        scenario.parameters.release = policies[step as usize % 2];
+        scenario.request_every = MS;
+        scenario.latency_ns = MS;
+        let summary = live(scenario);
+        assert_eq!(summary.promotions, 1, "{summary:?}");
+    }
+}
+
+#[test]
 fn a_primary_that_is_stopped_for_less_than_the_timeout_stays_protected() {
     let summary = with(&[(LATER, Fault::Pause(Victim::Primary, 20 * MS))]);
     assert_eq!(summary.states, ["protected", "replaying"]);

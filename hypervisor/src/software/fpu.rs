@@ -44,7 +44,8 @@ impl Fpu {
     /// The FXSAVE image with REX.W; equal states give equal bytes.
     pub fn to_fxsave(&self) -> [u8; FXSAVE_SIZE] {
         let mut image = [0; FXSAVE_SIZE];
-        self.x87.fxsave(FxsaveFormat::Long64, self.mxcsr, &self.xmm, &mut image);
+        self.x87
+            .fxsave(FxsaveFormat::Long64, self.mxcsr, &self.xmm, &mut image);
         image
     }
 
@@ -53,17 +54,26 @@ impl Fpu {
     /// # Errors
     /// When MXCSR has reserved bits set; nothing is changed then.
     pub fn restore_fxsave(&mut self, image: &[u8; FXSAVE_SIZE]) -> Result<(), StateError> {
-        self.mxcsr =
-            self.x87.fxrstor(FxsaveFormat::Long64, image, &mut self.xmm).map_err(|error| {
+        self.mxcsr = self
+            .x87
+            .fxrstor(FxsaveFormat::Long64, image, &mut self.xmm)
+            .map_err(|error| {
                 let FxrstorError::ReservedMxcsr(bits) = error;
-                StateError::Field { field: "fpu.fxsave mxcsr", value: u64::from(bits) }
+                StateError::Field {
+                    field: "fpu.fxsave mxcsr",
+                    value: u64::from(bits),
+                }
             })?;
         Ok(())
     }
 
     /// State components that are not in their initial configuration. MXCSR does not count.
     pub fn in_use(&self) -> u64 {
-        let x87 = if self.x87 == X87State::default() { 0 } else { xcr0::X87 };
+        let x87 = if self.x87 == X87State::default() {
+            0
+        } else {
+            xcr0::X87
+        };
         let sse = if self.xmm == [0; 16] { 0 } else { xcr0::SSE };
         x87 | sse
     }
@@ -73,7 +83,11 @@ impl Cpu {
     /// #NM when the x87 is emulated or belongs to another task.
     #[inline(always)]
     pub fn require_x87(&mut self) -> Outcome {
-        if self.cr0 & (cr0::EM | cr0::TS) == 0 { Ok(()) } else { Err(self.not_available()) }
+        if self.cr0 & (cr0::EM | cr0::TS) == 0 {
+            Ok(())
+        } else {
+            Err(self.not_available())
+        }
     }
 
     /// As [`Cpu::require_x87`], and #MF when an unmasked exception waits.
@@ -128,7 +142,11 @@ impl Cpu {
 
     #[cold]
     fn vector_refused(&mut self) -> Stop {
-        if self.cr0 & cr0::EM != 0 { self.undefined() } else { self.not_available() }
+        if self.cr0 & cr0::EM != 0 {
+            self.undefined()
+        } else {
+            self.not_available()
+        }
     }
 
     /// #NM.
@@ -174,7 +192,10 @@ mod tests {
         image[160] = 9;
         assert_eq!(
             fpu.restore_fxsave(&image),
-            Err(StateError::Field { field: "fpu.fxsave mxcsr", value: 0x1_1f80 })
+            Err(StateError::Field {
+                field: "fpu.fxsave mxcsr",
+                value: 0x1_1f80
+            })
         );
         assert_eq!(fpu.xmm[0], 0);
     }

@@ -48,9 +48,8 @@ enum Turn {
     Leave,
 }
 
-/// Where and why a block stopped: the offset of the instruction in the block, its length, the
-/// reason.
-type Stopped = (u16, u8, Stop);
+/// Where and why a block stopped: the offset of the instruction in the block, the reason.
+type Stopped = (u16, Stop);
 
 impl SoftwareVcpu {
     /// A processor in its reset state.
@@ -140,7 +139,7 @@ impl SoftwareVcpu {
 
     /// Turns a stop of the instruction at `rip` into an exit, a delivery, or nothing.
     #[inline(never)]
-    fn finish(&mut self, rip: u64, len: u8, stop: Stop) -> Turn {
+    fn finish(&mut self, rip: u64, stop: Stop) -> Turn {
         self.cpu.attention = true;
         let rip = self.cpu.wrap_rip(rip);
         match stop {
@@ -164,11 +163,6 @@ impl SoftwareVcpu {
                 Turn::Again
             }
             Stop::Shutdown => self.leave(Exit::Shutdown),
-            Stop::Unsupported => {
-                self.cpu.rip = rip;
-                self.leaving = Err(self.unsupported(len));
-                Turn::Leave
-            }
         }
     }
 
@@ -215,7 +209,7 @@ impl SoftwareVcpu {
         let decoded = self.cpu.fetch_address(linear).and_then(|gpa| self.cpu.decode_one(gpa));
         let op = match decoded {
             Ok((decoded, _)) => decoded.op,
-            Err(stop) => return self.finish(rip, 0, stop),
+            Err(stop) => return self.finish(rip, stop),
         };
         self.cpu.rip = self.cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
         self.cpu.bus.rewind();
@@ -224,7 +218,7 @@ impl SoftwareVcpu {
                 self.cpu.retired += 1;
                 Turn::Again
             }
-            Err(stop) => self.finish(rip, op.len, stop),
+            Err(stop) => self.finish(rip, stop),
         }
     }
 
@@ -256,13 +250,11 @@ impl SoftwareVcpu {
         };
         let stopped = match found {
             Ok(block) => execute(cpu, block, limit, kicker),
-            Err(stop) => Err((0, 0, stop)),
+            Err(stop) => Err((0, stop)),
         };
         match stopped {
             Ok(()) => Turn::Again,
-            Err((offset, len, stop)) => {
-                self.finish(rip.wrapping_add(u64::from(offset)), len, stop)
-            }
+            Err((offset, stop)) => self.finish(rip.wrapping_add(u64::from(offset)), stop),
         }
     }
 
@@ -308,7 +300,7 @@ fn execute(cpu: &mut Cpu, block: &Block, limit: u64, kicker: &Kicker) -> Result<
         for (index, op) in block.ops.iter().enumerate() {
             if let Err(stop) = (op.run)(cpu, op) {
                 cpu.retired += index as u64;
-                return Err((op.offset, op.len, stop));
+                return Err((op.offset, stop));
             }
         }
         cpu.retired += len;
@@ -327,7 +319,7 @@ fn execute_part(cpu: &mut Cpu, block: &Block, end: u64) -> Result<(), Stopped> {
         // RIP is the next instruction while a handler runs.
         cpu.rip = cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
         if let Err(stop) = (op.run)(cpu, op) {
-            return Err((op.offset, op.len, stop));
+            return Err((op.offset, stop));
         }
         cpu.retired += 1;
     }

@@ -21,4 +21,4 @@ mod unsupported;
 pub use endpoint::{Endpoint, EndpointError, inherited};
 pub use error::ConfigError;
 pub use ft::{check_ft_receive, check_ft_start};
-pub use settings::{HostLimits, VmSettings};
+pub use settings::{HostLimits, VmSettings, serial_target};

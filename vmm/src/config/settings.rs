@@ -153,14 +153,17 @@ fn memory(config: &VmConfig, host: &HostLimits) -> Result<u64, ConfigError> {
             host.memory_bytes
         ));
     }
-    if size % PAGE_BYTES != 0 {
+    if !size.is_multiple_of(PAGE_BYTES) {
         return invalid(format!("{size} bytes is not a multiple of {PAGE_BYTES}"));
     }
     Ok(size)
 }
 
-/// Checks where a serial port leads; `field` is the name of its object.
-pub(super) fn serial_target(
+/// Where a serial port leads; `field` is the name of its object, for refusals. `None` if it is off.
+///
+/// # Errors
+/// A mode that needs a path has none, or cannot be had.
+pub fn serial_target(
     field: &str,
     serial: &SerialConfig,
 ) -> Result<Option<SerialTarget>, ConfigError> {

@@ -12,6 +12,7 @@
 mod error;
 mod protect;
 mod receive;
+mod requests;
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,6 +22,7 @@ use ft::event::{ControlOp, Output};
 use ft::status::{End, FtEvent};
 use hypervisor::Hypervisor;
 
+use crate::config::{HostLimits, VmSettings};
 use crate::host::serial::{Input, SerialHost, SerialTarget};
 use crate::loader::Payload;
 use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
@@ -35,8 +37,13 @@ pub type EventSink = Arc<dyn Fn(&str, &str, Vec<(String, String)>) + Send + Sync
 /// What the process's main thread must deal with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// The machine has ended by itself.
-    Ended(End),
+    /// The machine has ended by itself; `live` says whether it executed for real here.
+    Ended {
+        /// Why.
+        end: End,
+        /// Whether it was live.
+        live: bool,
+    },
     /// `vmm.shutdown` was called, or a signal came.
     Quit,
 }
@@ -104,16 +111,9 @@ impl HostSide for Devices {
     }
 }
 
-/// Where a serial configuration leads.
-pub fn serial_target(config: &SerialConfig) -> Option<SerialTarget> {
-    use api_client::types::ConsoleMode;
-    match config.mode {
-        ConsoleMode::Tty => Some(SerialTarget::Tty),
-        ConsoleMode::File => config.file.clone().map(SerialTarget::File),
-        ConsoleMode::Socket => config.socket.clone().map(SerialTarget::Socket),
-        ConsoleMode::Null => Some(SerialTarget::Null),
-        ConsoleMode::Off | ConsoleMode::Pty => None,
-    }
+/// Where a serial port leads. What cannot be had was refused when the configuration was checked.
+fn target(config: &SerialConfig) -> Option<SerialTarget> {
+    crate::config::serial_target("serial", config).ok().flatten()
 }
 
 fn serial_host(config: &SerialConfig, mailbox: Mailbox) -> Option<SerialHost> {
@@ -122,7 +122,7 @@ fn serial_host(config: &SerialConfig, mailbox: Mailbox) -> Option<SerialHost> {
         let mailbox = mailbox.lock().unwrap_or_else(PoisonError::into_inner);
         mailbox.send(Message::Serial(bytes.to_vec()));
     });
-    serial_target(config).map(|target| SerialHost::new(target, input))
+    target(config).map(|target| SerialHost::new(target, input))
 }
 
 impl Control {
@@ -186,21 +186,17 @@ impl Control {
                 ControlError::new(404, OPERATION, vec!["VM config is missing".to_owned()])
             })?
         };
-        let payload = config.payload.clone().unwrap_or_default();
-        let Some(kernel) = payload.kernel else {
-            return Err(ControlError::new(
-                400,
-                OPERATION,
-                vec![
-                    "Payload configuration is not bootable".to_owned(),
-                    "No bootitem provided: neither firmware nor kernel".to_owned(),
-                ],
-            ));
-        };
+        let settings = HostLimits::probe()
+            .map_err(|error| ControlError::failed(OPERATION, &error))
+            .and_then(|host| {
+                VmSettings::validate(&config, &host).map_err(|error| {
+                    ControlError::new(error.status(), OPERATION, causes(&error))
+                })
+            })?;
         self.event("booting");
-        let cmdline = payload.cmdline.unwrap_or_default();
-        let payload = Payload::read(&kernel, payload.initramfs.as_deref(), &cmdline)
-            .map_err(|error| ControlError::failed(OPERATION, &error))?;
+        let payload =
+            Payload::read(&settings.kernel, settings.initramfs.as_deref(), &settings.cmdline)
+                .map_err(|error| ControlError::failed(OPERATION, &error))?;
         let machine = VirtualMachine::new(
             machine_config(&config),
             &payload,
@@ -369,6 +365,7 @@ impl Control {
         match event {
             VmEvent::Ft(event) => self.heard_ft(&event),
             VmEvent::Ended(end, status) => {
+                let live = status.as_ref().is_some_and(|status| status.live);
                 let mut state = self.lock();
                 state.last_status = status.map(|status| self.status_value(&state, &status));
                 if let Some(running) = &mut state.running {
@@ -380,7 +377,7 @@ impl Control {
                 drop(state);
                 self.changed.notify_all();
                 // The main thread may be on its way out already.
-                let _ = self.setting.notices.send(Notice::Ended(end));
+                let _ = self.setting.notices.send(Notice::Ended { end, live });
             }
         }
     }
@@ -435,7 +432,7 @@ pub fn machine_config(config: &VmConfig) -> MachineConfig {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     MachineConfig {
         memory_size: config.memory.size,
-        serial: serial_target(&config.serial).is_some(),
+        serial: target(&config.serial).is_some(),
         start_seconds: now.map_or(0, |since| since.as_secs()),
         boot_pages: 0,
     }

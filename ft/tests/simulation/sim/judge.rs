@@ -6,12 +6,21 @@ use ft::status::{End, FtEvent, FtStatus};
 use ft::time::LogicalTime;
 
 use super::runner::{Life, Summary};
+use super::scenario::MS;
 use super::toy::Toy;
+
+/// How far a clock may be off: the guest sleeps for up to four milliseconds.
+const ALLOWED_CLOCK_MS: i64 = 6;
+/// What each failover may add: a backup knows its primary's clock to within the replay's lag.
+const ALLOWED_FAILOVER_CLOCK_MS: i64 = 12;
 
 impl Life {
     /// What must be true at the end.
     pub(super) fn judge(&mut self) -> Result<Summary, String> {
-        let summary = self.summary();
+        let mut summary = self.summary();
+        if summary.divergences > 0 && !self.flipped {
+            return Err("the backup has diverged and nothing was damaged".into());
+        }
         if self.powered_off {
             return Ok(summary);
         }
@@ -28,6 +37,7 @@ impl Life {
             }
             [index] => {
                 self.judge_survivor(*index)?;
+                summary.clock_error_ms = self.judge_clock(*index, &summary)?;
                 Ok(summary)
             }
             _ => Err(format!("hosts {live:?} are live at the end")),
@@ -93,6 +103,17 @@ impl Life {
             return Ok(());
         }
         self.judge_history(index)
+    }
+
+    /// The survivor's clock shows the time since the machine was started, whoever ran it meanwhile.
+    fn judge_clock(&self, index: usize, summary: &Summary) -> Result<i64, String> {
+        let shown = self.hosts[index].machine.virtual_ns() as i64;
+        let error_ms = (shown - self.now as i64) / MS as i64;
+        let allowed = ALLOWED_CLOCK_MS + summary.promotions as i64 * ALLOWED_FAILOVER_CLOCK_MS;
+        if !self.rested && !self.world.forgiven && error_ms.abs() > allowed {
+            return Err(format!("the survivor's clock is off by {error_ms} ms"));
+        }
+        Ok(error_ms)
     }
 
     /// A protected survivor has a backup that follows, with every divergence repaired.

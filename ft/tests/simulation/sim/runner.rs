@@ -2,7 +2,6 @@
 
 use ft::divergence::DivergenceReport;
 use ft::event::{ControlOp, Input};
-use ft::machine::Machine;
 
 use super::fence::FenceStore;
 use super::host::Host;
@@ -37,6 +36,8 @@ pub struct Failure {
 /// What a life came to.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
+    /// How far the survivor's clock is off, in milliseconds.
+    pub clock_error_ms: i64,
     /// Requests that were answered.
     pub answered: u64,
     /// Outputs that the world saw twice.
@@ -84,6 +85,8 @@ pub struct Life {
     ends: Vec<(u64, Ending)>,
     protect: bool,
     pub(super) powered_off: bool,
+    pub(super) flipped: bool,
+    pub(super) rested: bool,
 }
 
 /// Something that ends again.
@@ -145,6 +148,8 @@ impl Life {
             ends: Vec::new(),
             protect: true,
             powered_off: false,
+            flipped: false,
+            rested: false,
         }
     }
 
@@ -183,6 +188,7 @@ impl Life {
     /// One host does something.
     fn step_host(&mut self, index: usize) -> Result<(), String> {
         let was_live = self.hosts[index].replica.is_live();
+        let was_repairing = self.hosts[index].replica.state() == "repairing";
         let round = self.hosts[index].step(&mut self.wires, &self.fences, self.now);
         let host = &mut self.hosts[index];
         if !was_live && host.replica.is_live() {
@@ -197,6 +203,13 @@ impl Life {
             host.tainted = None;
         }
         let Some(round) = round else { return Ok(()) };
+        let repairing = was_repairing && host.replica.state() == "repairing";
+        if repairing && !round.outputs.is_empty() {
+            return Err(format!(
+                "{} put out while its backup was diverged",
+                host.name
+            ));
+        }
         let generation = host.replica.generation();
         for output in &round.outputs {
             self.world.observe(index, generation, output)?;
@@ -377,6 +390,7 @@ impl Life {
             Fault::Rest(span) => {
                 if host.replica.set_paused(&host.machine, true, time).is_ok() {
                     self.ends.push((now + span, Ending::Rest(index)));
+                    self.rested = true;
                 }
             }
             _ => {
@@ -429,6 +443,7 @@ impl Life {
         if host.replica.state() == "replaying" {
             let repairs = host.status(now).map_or(0, |status| status.repairs);
             host.tainted = Some(host.tainted.unwrap_or(repairs));
+            self.flipped = true;
             damage(&mut host.machine, random);
         }
     }

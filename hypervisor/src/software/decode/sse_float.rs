@@ -50,7 +50,9 @@ macro_rules! unary {
 /// A function of destination, source and immediate.
 macro_rules! controlled {
     ($i:expr, $type:ty, $function:path) => {
-        float!($i, $type, |a, b, control, mxcsr| $function(a, b, control, mxcsr))
+        float!($i, $type, |a, b, control, mxcsr| $function(
+            a, b, control, mxcsr
+        ))
     };
 }
 
@@ -171,10 +173,12 @@ fn between_formats(i: &Instruction) -> Option<Handler> {
         N::Cvtps2dq => unary!(i, u128, convert::cvtps2dq),
         N::Cvttps2dq => unary!(i, u128, convert::cvttps2dq),
         N::Cvtpd2dq => {
-            float!(i, u128, |_, b, _, mxcsr| convert::cvtpd2dq(b, mxcsr).map(u128::from))
+            float!(i, u128, |_, b, _, mxcsr| convert::cvtpd2dq(b, mxcsr)
+                .map(u128::from))
         }
         N::Cvttpd2dq => {
-            float!(i, u128, |_, b, _, mxcsr| convert::cvttpd2dq(b, mxcsr).map(u128::from))
+            float!(i, u128, |_, b, _, mxcsr| convert::cvttpd2dq(b, mxcsr)
+                .map(u128::from))
         }
         _ => return None,
     })
@@ -290,10 +294,14 @@ fn rounding(i: &Instruction) -> Option<Handler> {
     use Mnemonic as N;
     Some(match i.mnemonic() {
         N::Roundps => {
-            float!(i, u128, |_, b, control, mxcsr| convert::roundps(b, control, mxcsr))
+            float!(i, u128, |_, b, control, mxcsr| convert::roundps(
+                b, control, mxcsr
+            ))
         }
         N::Roundpd => {
-            float!(i, u128, |_, b, control, mxcsr| convert::roundpd(b, control, mxcsr))
+            float!(i, u128, |_, b, control, mxcsr| convert::roundpd(
+                b, control, mxcsr
+            ))
         }
         N::Roundss => controlled!(i, u32, convert::roundss),
         N::Roundsd => controlled!(i, u64, convert::roundsd),

@@ -270,9 +270,13 @@ fn shuffles(i: &Instruction) -> Option<Handler> {
         N::Pshufw if in_memory(i, 1) => mmx::compute::<u64, ShuffleWords, mmx::Memory>,
         N::Pshufw => mmx::compute::<u64, ShuffleWords, mmx::Register>,
         N::Insertps if in_memory(i, 1) => {
-            compute!(i, u32, |a, b, control| shuffle::insertps_memory(a, b, control))
+            compute!(i, u32, |a, b, control| shuffle::insertps_memory(
+                a, b, control
+            ))
         }
-        N::Insertps => compute!(i, u128, |a, b, control| shuffle::insertps_register(a, b, control)),
+        N::Insertps => compute!(i, u128, |a, b, control| shuffle::insertps_register(
+            a, b, control
+        )),
         _ => return None,
     })
 }

@@ -78,7 +78,11 @@ pub fn choose(i: &Instruction) -> Option<Handler> {
 }
 
 fn whole<S: sse::Source<u128>>(i: &Instruction) -> Handler {
-    if in_memory(i, 1) { moves::load::<S> } else { moves::load::<Register> }
+    if in_memory(i, 1) {
+        moves::load::<S>
+    } else {
+        moves::load::<Register>
+    }
 }
 
 /// MOVD and MOVQ: 32 or 64 bits between MMX, XMM, general registers and memory.

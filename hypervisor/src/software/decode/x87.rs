@@ -17,8 +17,10 @@ use crate::software::x87::{CompareFlags, Constant, Operand, Operation, X87State}
 /// `bytes` start with the instruction.
 pub fn immediate(bytes: &[u8], rip: u64, mode: Mode) -> Option<u64> {
     let is_prefix = |byte: u8| {
-        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
-            || (mode == Mode::Long && byte & 0xf0 == 0x40)
+        matches!(
+            byte,
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
+        ) || (mode == Mode::Long && byte & 0xf0 == 0x40)
     };
     let at = bytes.iter().position(|&byte| !is_prefix(byte))?;
     let (escape, modrm) = (*bytes.get(at)?, *bytes.get(at + 1)?);
@@ -116,7 +118,10 @@ fn control(i: &Instruction) -> Option<Handler> {
 
 fn environment(i: &Instruction) -> Option<Handler> {
     use Mnemonic as N;
-    let wide = matches!(i.memory_size(), MemorySize::FpuEnv28 | MemorySize::FpuState108);
+    let wide = matches!(
+        i.memory_size(),
+        MemorySize::FpuEnv28 | MemorySize::FpuState108
+    );
     Some(match (i.mnemonic(), wide) {
         (N::Fnstenv, false) => x87::store_environment::<false, false>,
         (N::Fnstenv, true) => x87::store_environment::<false, true>,
@@ -252,10 +257,12 @@ macro_rules! compare {
     ($i:expr, $pop:literal) => {
         match $i.memory_size() {
             MemorySize::Float32 => {
-                load!(u32, |x87, value| x87.fcom_memory(Operand::Single(value), $pop))
+                load!(u32, |x87, value| x87
+                    .fcom_memory(Operand::Single(value), $pop))
             }
             MemorySize::Float64 => {
-                load!(u64, |x87, value| x87.fcom_memory(Operand::Double(value), $pop))
+                load!(u64, |x87, value| x87
+                    .fcom_memory(Operand::Double(value), $pop))
             }
             _ => registers!(|x87, i| x87.fcom_register(Ordered, i, u8::from($pop))),
         }
@@ -267,9 +274,11 @@ macro_rules! compare_integer {
     ($i:expr, $pop:literal) => {
         match $i.memory_size() {
             MemorySize::Int16 => {
-                load!(i16, |x87, value| x87.fcom_memory(Operand::Word(value), $pop))
+                load!(i16, |x87, value| x87
+                    .fcom_memory(Operand::Word(value), $pop))
             }
-            _ => load!(i32, |x87, value| x87.fcom_memory(Operand::Doubleword(value), $pop)),
+            _ => load!(i32, |x87, value| x87
+                .fcom_memory(Operand::Doubleword(value), $pop)),
         }
     };
 }

@@ -82,7 +82,9 @@ pub fn fxsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let linear = aligned(cpu, op, FXSAVE_SIZE, 16, true)?;
     let format = format(cpu, WIDE);
     let mut image = [0; FXSAVE_SIZE];
-    cpu.fpu.x87.fxsave(format, cpu.fpu.mxcsr, &cpu.fpu.xmm, &mut image);
+    cpu.fpu
+        .x87
+        .fxsave(format, cpu.fpu.mxcsr, &cpu.fpu.xmm, &mut image);
     cpu.write_bytes(linear, &image[..format.written_size()])
 }
 
@@ -114,9 +116,15 @@ pub fn xsave<const WIDE: bool, const OPTIMISED: bool>(cpu: &mut Cpu, op: &Op) ->
     let format = format(cpu, WIDE);
     let requested = requested(cpu);
     let in_use = cpu.fpu.in_use();
-    let saved = if OPTIMISED { requested & in_use } else { requested };
+    let saved = if OPTIMISED {
+        requested & in_use
+    } else {
+        requested
+    };
     let mut image = [0; FXSAVE_SIZE];
-    cpu.fpu.x87.fxsave(format, cpu.fpu.mxcsr, &cpu.fpu.xmm, &mut image);
+    cpu.fpu
+        .x87
+        .fxsave(format, cpu.fpu.mxcsr, &cpu.fpu.xmm, &mut image);
 
     // The bytes that are not saved are written back as they were.
     cpu.probe_write(linear, WRITTEN)?;
@@ -140,7 +148,10 @@ pub fn xsave<const WIDE: bool, const OPTIMISED: bool>(cpu: &mut Cpu, op: &Op) ->
 }
 
 fn quadword(area: &[u8], at: usize) -> u64 {
-    area[at..at + 8].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+    area[at..at + 8]
+        .iter()
+        .rev()
+        .fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 /// XRSTOR; `WIDE` with REX.W.
@@ -166,7 +177,11 @@ pub fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
     };
     if requested & xcr0::X87 != 0 {
         let saved = present & xcr0::X87 != 0;
-        cpu.fpu.x87 = if saved { restored.x87 } else { X87State::default() };
+        cpu.fpu.x87 = if saved {
+            restored.x87
+        } else {
+            X87State::default()
+        };
     }
     if requested & xcr0::SSE != 0 {
         // MXCSR comes from the area whether or not the registers do.
@@ -174,7 +189,11 @@ pub fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
         if present & xcr0::SSE != 0 {
             cpu.fpu.xmm = restored.xmm;
         } else {
-            let count = if format == FxsaveFormat::Legacy { 8 } else { 16 };
+            let count = if format == FxsaveFormat::Legacy {
+                8
+            } else {
+                16
+            };
             cpu.fpu.xmm[..count].fill(0);
         }
     }

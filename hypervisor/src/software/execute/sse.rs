@@ -77,7 +77,11 @@ impl<T: Scalar> Source<T> for Aligned {
 /// #GP(0) unless `linear` is a multiple of the size of `T`.
 #[inline(always)]
 pub fn require_aligned<T: Scalar>(cpu: &mut Cpu, linear: u64) -> Outcome {
-    if linear & (T::SIZE - 1) == 0 { Ok(()) } else { Err(cpu.general_protection(0)) }
+    if linear & (T::SIZE - 1) == 0 {
+        Ok(())
+    } else {
+        Err(cpu.general_protection(0))
+    }
 }
 
 /// The XMM register of operand 0.
@@ -202,16 +206,18 @@ fn flag(set: bool, bit: u64) -> u64 {
 }
 
 /// COMISS and relatives: OF, SF and AF are cleared.
-pub fn compare_lanes<T: Lane, C: CompareLanes<T>, S: Source<T>>(
-    cpu: &mut Cpu,
-    op: &Op,
-) -> Outcome {
+pub fn compare_lanes<T: Lane, C: CompareLanes<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let b = S::get(cpu, op)?;
     let a = T::low(*target(cpu, op));
     match C::apply(a, b, &mut cpu.fpu.mxcsr) {
-        Ok(ComparisonFlags { zero, parity, carry }) => {
-            cpu.flags.set_bits(flag(zero, ZF) | flag(parity, PF) | flag(carry, CF));
+        Ok(ComparisonFlags {
+            zero,
+            parity,
+            carry,
+        }) => {
+            cpu.flags
+                .set_bits(flag(zero, ZF) | flag(parity, PF) | flag(carry, CF));
             Ok(())
         }
         Err(SimdFault) => Err(cpu.simd_exception()),

@@ -74,7 +74,10 @@ pub fn store_bytes(cpu: &mut Cpu, op: &Op, value: &[u8], chosen: u32) -> Outcome
     if chosen == 0 {
         return Ok(());
     }
-    let at = Op { base: reg::RDI as u8, ..*op };
+    let at = Op {
+        base: reg::RDI as u8,
+        ..*op
+    };
     let linear = cpu.linear(&at, value.len() as u64, true)?;
     cpu.probe_write(linear, value.len())?;
     let mut bytes = [0; 16];

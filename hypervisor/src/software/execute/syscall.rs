@@ -81,8 +81,8 @@ pub fn sysexit<const WIDE: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let (code, data, kind) =
         if WIDE { (32, 40, access::LONG) } else { (16, 24, access::DEFAULT_32) };
     cpu.cpl = 3;
-    cpu.set_segment(CS, Segment::flat(base + code | 3, access::CODE | kind, 3));
-    cpu.set_segment(SS, Segment::flat(base + data | 3, access::DEFAULT_32, 3));
+    cpu.set_segment(CS, Segment::flat((base + code) | 3, access::CODE | kind, 3));
+    cpu.set_segment(SS, Segment::flat((base + data) | 3, access::DEFAULT_32, 3));
     let mask = if WIDE { u64::MAX } else { 0xffff_ffff };
     cpu.rip = target & mask;
     cpu.regs[reg::RSP] = stack & mask;

@@ -32,7 +32,9 @@ fn record(cpu: &mut Cpu, op: &Op) {
     if cpu.mode == Mode::Real {
         pointer = pointer.wrapping_add(cpu.segments[CS].base) & 0xffff_ffff;
     }
-    cpu.fpu.x87.record_instruction((op.imm >> OPCODE_SHIFT) as u16, 0, pointer);
+    cpu.fpu
+        .x87
+        .record_instruction((op.imm >> OPCODE_SHIFT) as u16, 0, pointer);
 }
 
 /// As [`record`], and the offset of the memory operand in its segment; in real mode its linear
@@ -82,9 +84,14 @@ pub trait IntoFlags {
 pub fn compare<I: IntoFlags>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_waiting_x87()?;
     record(cpu, op);
-    let CompareFlags { zero, parity, carry } = I::apply(&mut cpu.fpu.x87, index(op));
+    let CompareFlags {
+        zero,
+        parity,
+        carry,
+    } = I::apply(&mut cpu.fpu.x87, index(op));
     let flag = |set: bool, bit: u64| if set { bit } else { 0 };
-    cpu.flags.set_bits(flag(zero, ZF) | flag(parity, PF) | flag(carry, CF));
+    cpu.flags
+        .set_bits(flag(zero, ZF) | flag(parity, PF) | flag(carry, CF));
     Ok(())
 }
 
@@ -250,7 +257,11 @@ fn format(cpu: &Cpu, wide: bool) -> EnvironmentFormat {
 }
 
 fn image_size(format: EnvironmentFormat, registers: bool) -> usize {
-    if registers { format.save_size() } else { format.environment_size() }
+    if registers {
+        format.save_size()
+    } else {
+        format.environment_size()
+    }
 }
 
 /// FNSTENV, FNSAVE (`REGISTERS`); `WIDE` with 32-bit fields.
@@ -263,7 +274,11 @@ pub fn store_environment<const REGISTERS: bool, const WIDE: bool>(
     let size = image_size(format, REGISTERS);
     let linear = cpu.linear(op, size as u64, true)?;
     let mut x87 = cpu.fpu.x87.clone();
-    let image = if REGISTERS { x87.fnsave(format) } else { x87.fnstenv(format) };
+    let image = if REGISTERS {
+        x87.fnsave(format)
+    } else {
+        x87.fnstenv(format)
+    };
     cpu.write_bytes(linear, &image[..size])?;
     cpu.fpu.x87 = x87;
     Ok(())

@@ -57,6 +57,12 @@ pub struct Tlb {
     table: usize,
 }
 
+impl Default for Tlb {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Tlb {
     /// Empty tables.
     pub fn new() -> Self {
@@ -133,6 +139,12 @@ pub struct FetchTlb {
 }
 
 const FETCH_ENTRIES: usize = 256;
+
+impl Default for FetchTlb {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl FetchTlb {
     /// An empty table.
