@@ -15,7 +15,7 @@ use crate::status::End;
 use crate::time::{HostTime, LogPosition};
 
 /// Items done in one step besides what the instruction budget allows: bounds the time spent on
-/// pages and on entries that cost nothing.
+/// entries that cost nothing.
 const MAX_ITEMS: usize = 64;
 
 /// What is to be done with an item that was looked at.
@@ -44,8 +44,13 @@ impl Backup {
             let Some(item) = self.queue.pop_front() else {
                 break;
             };
+            // A batch of pages takes about a millisecond: heartbeats must go out in between.
+            let is_batch = matches!(item, Item::Pages(_));
             if let Some(item) = self.work_on(machine, item, &mut budget, now) {
                 self.queue.push_front(item);
+                break;
+            }
+            if is_batch {
                 break;
             }
         }

@@ -36,6 +36,9 @@ pub struct SoftwareVcpu {
     debug_points: Vec<DebugPoint>,
     /// The breakpoint at the current instruction has been reported.
     passed_breakpoint: bool,
+    /// Logical time at which something was last delivered: until an instruction retires, the
+    /// state is not the one that a run up to that time leaves.
+    disturbed_at: Option<u64>,
     /// What `run` returns when a turn says [`Turn::Leave`].
     leaving: Result<Exit, VcpuError>,
 }
@@ -62,6 +65,7 @@ impl SoftwareVcpu {
             apart: false,
             debug_points: Vec::new(),
             passed_breakpoint: false,
+            disturbed_at: None,
             leaving: Ok(Exit::Reached),
         };
         vcpu.restore(&reset_state()).expect("the reset state is a valid one");
@@ -109,6 +113,13 @@ impl SoftwareVcpu {
         !self.cpu.interrupt_shadow && !self.cpu.bus.in_progress()
     }
 
+    /// Whether the state is the one that a run up to this logical time leaves.
+    fn is_settled(&self) -> bool {
+        self.disturbed_at != Some(self.cpu.retired)
+            && self.cpu.pending_interrupt.is_none()
+            && !self.cpu.bus.in_progress()
+    }
+
     fn may_interrupt(&self) -> bool {
         self.cpu.system_flags & rflags::IF != 0 && self.at_open_boundary()
     }
@@ -120,6 +131,7 @@ impl SoftwareVcpu {
     }
 
     fn after_delivery(&mut self, outcome: Result<(), Stop>) -> Turn {
+        self.disturbed_at = Some(self.cpu.retired);
         self.cpu.bus.clear();
         self.cpu.attention = true;
         match outcome {
@@ -261,6 +273,15 @@ impl SoftwareVcpu {
     /// What the slow side of the loop does: one look around, and one instruction or block.
     #[inline(never)]
     fn run_attentively(&mut self, until: u64) -> Turn {
+        // First, so that whatever is delivered at a boundary belongs to what follows it: a run
+        // that ends at a logical time leaves the same state wherever it began.
+        if self.cpu.retired >= until {
+            return self.leave(Exit::Reached);
+        }
+        if self.kicker.is_kicked() && self.is_settled() {
+            self.kicker.take();
+            return self.leave(Exit::Kicked);
+        }
         self.cpu.attention = false;
         if self.service() == Turn::Leave {
             return Turn::Leave;
@@ -269,15 +290,8 @@ impl SoftwareVcpu {
             // Something was delivered; look again before anything runs.
             return Turn::Again;
         }
-        if self.cpu.retired >= until {
-            return self.leave(Exit::Reached);
-        }
         if self.cpu.halted {
             return self.leave(Exit::Halted);
-        }
-        if self.kicker.is_kicked() && !self.cpu.bus.in_progress() {
-            self.kicker.take();
-            return self.leave(Exit::Kicked);
         }
         if self.must_step() {
             return self.step();
@@ -418,6 +432,7 @@ impl Vcpu for SoftwareVcpu {
     fn restore(&mut self, state: &CpuState) -> Result<(), VcpuError> {
         self.cpu.restore(state)?;
         self.window_wanted = false;
+        self.disturbed_at = None;
         self.passed_breakpoint = false;
         self.synchronise();
         Ok(())

@@ -39,12 +39,14 @@ impl VirtualMachine {
             }
             let exit = self.vcpu.run(self.next_stop(until))?;
             self.handle(exit)?;
-            if exit == Exit::Kicked {
-                return Ok(Stop::Kicked);
-            }
+            // Before any return: the board's state at a logical time must not depend on why the
+            // processor stopped there.
             let now = self.virtual_time();
             self.board.advance(now);
             self.take_events()?;
+            if exit == Exit::Kicked {
+                return Ok(Stop::Kicked);
+            }
         }
     }
 

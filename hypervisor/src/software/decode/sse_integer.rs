@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::select::in_memory;
+use super::select::{in_memory, in_register};
 use super::sse_move::{compute, is_mmx};
 use crate::software::execute::operand::{M, R1};
 use crate::software::execute::{mmx, sse};
@@ -69,7 +69,7 @@ macro_rules! widen {
 /// A shift by the low quadword of an operand, or by an immediate.
 macro_rules! shift {
     ($i:expr, $function:path) => {
-        if $i.op_register(1).is_vector_register() || in_memory($i, 1) {
+        if in_register($i, 1) || in_memory($i, 1) {
             both!($i, |a, b, _| $function(a, b as u64))
         } else {
             struct Operation;

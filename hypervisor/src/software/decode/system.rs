@@ -153,7 +153,7 @@ fn control_registers(i: &Instruction) -> Option<Chosen> {
         N::Stac => Chosen::next(control::set_access_override::<true>),
         N::Hlt => Chosen::alone(control::halt),
         N::Invlpg => Chosen::end(control::invalidate_page),
-        N::Invd | N::Wbinvd => Chosen::next(control::invalidate_caches),
+        N::Invd | N::Wbinvd | N::Wbnoinvd => Chosen::next(control::invalidate_caches),
         N::Clflush => Chosen::next(control::flush_line),
         _ => return None,
     })
