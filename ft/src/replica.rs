@@ -177,6 +177,15 @@ impl Replica {
         }
     }
 
+    /// Whether more bytes should be read from the connection; if not, after the next step perhaps.
+    #[must_use]
+    pub fn wants_bytes(&self) -> bool {
+        match &self.role {
+            RoleState::Primary(_) => true,
+            RoleState::Backup(backup) => backup.wants_bytes(),
+        }
+    }
+
     /// Whether the connection is still of use. If not, close it once there is nothing to transmit.
     #[must_use]
     pub fn wants_link(&self) -> bool {

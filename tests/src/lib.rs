@@ -4,6 +4,7 @@
 //! What is here knows the programs only from outside: their command lines, their API, and the
 //! bytes on a serial socket.
 
+pub mod command;
 pub mod process;
 pub mod scenario;
 pub mod service;

@@ -46,7 +46,11 @@ pub struct EventMonitor {
 impl EventMonitor {
     /// A monitor that nobody watches.
     pub fn silent(start: Instant) -> Self {
-        Self { start, sender: Mutex::new(None), writer: Mutex::new(None) }
+        Self {
+            start,
+            sender: Mutex::new(None),
+            writer: Mutex::new(None),
+        }
     }
 
     /// Opens `path` for writing, truncated, without waiting; a FIFO must have its reader.
@@ -71,7 +75,11 @@ impl EventMonitor {
         let thread = std::thread::Builder::new()
             .name("event-monitor".to_owned())
             .spawn(move || write_all(file, &receiver))?;
-        Ok(Self { start, sender: Mutex::new(Some(sender)), writer: Mutex::new(Some(thread)) })
+        Ok(Self {
+            start,
+            sender: Mutex::new(Some(sender)),
+            writer: Mutex::new(Some(thread)),
+        })
     }
 
     /// Something happened.
@@ -90,8 +98,15 @@ impl EventMonitor {
 
     /// Writes what is still to be written; later events go nowhere.
     pub fn close(&self) {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.sender
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(writer) = writer {
             // A panic in it would have ended the process.
             let _ = writer.join();
@@ -110,7 +125,9 @@ fn write_all(mut file: File, receiver: &Receiver<Record>) {
 fn format(record: &Record) -> Vec<u8> {
     let properties = (!record.properties.is_empty()).then(|| {
         let pairs = record.properties.iter();
-        pairs.map(|(key, value)| (key.clone(), value.clone().into())).collect()
+        pairs
+            .map(|(key, value)| (key.clone(), value.clone().into()))
+            .collect()
     });
     let event = Event {
         timestamp: Timestamp {
@@ -137,7 +154,11 @@ mod tests {
         let file = EventMonitor::open(&path).unwrap();
         let monitor = EventMonitor::writing(Instant::now(), file).unwrap();
         monitor.event("vmm", "starting", Vec::new());
-        monitor.event("vm", "device-removed", vec![("id".to_owned(), "_disk0".to_owned())]);
+        monitor.event(
+            "vm",
+            "device-removed",
+            vec![("id".to_owned(), "_disk0".to_owned())],
+        );
         monitor.close();
         monitor.event("vmm", "shutdown", Vec::new());
         let text = std::fs::read_to_string(&path).unwrap();

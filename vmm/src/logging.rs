@@ -37,7 +37,11 @@ impl Log for Logger {
     }
 
     fn flush(&self) {
-        let _ = self.output.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        let _ = self
+            .output
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .flush();
     }
 }
 
@@ -56,7 +60,12 @@ pub fn start(start: Instant, verbosity: u8, file: Option<&Path>) -> std::io::Res
         2 => LevelFilter::Debug,
         _ => LevelFilter::Trace,
     };
-    if log::set_boxed_logger(Box::new(Logger { start, output: Mutex::new(output) })).is_ok() {
+    if log::set_boxed_logger(Box::new(Logger {
+        start,
+        output: Mutex::new(output),
+    }))
+    .is_ok()
+    {
         log::set_max_level(level);
     }
     Ok(())

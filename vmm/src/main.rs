@@ -55,12 +55,20 @@ fn run(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Mode::Replay { log, serial, hypervisor } => {
+        Mode::Replay {
+            log,
+            serial,
+            hypervisor,
+        } => {
             let hypervisor = backend(*hypervisor)?;
             let summary = offline::replay(log, serial.clone(), hypervisor.as_ref())?;
             println!("{}", serde_json::to_string_pretty(&summary)?);
             let whole = summary.divergences.is_empty() && summary.cut_at.is_none();
-            Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(if whole {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
         }
         Mode::Serve | Mode::Boot { .. } => serve(start, line),
     }
@@ -81,8 +89,15 @@ fn backend(choice: HypervisorChoice) -> Result<Arc<dyn Hypervisor>, NoKvm> {
 /// A name for this side that no other has: host, process, and when it started.
 fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{}-{}-{}", host.trim(), std::process::id(), since.as_nanos())
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!(
+        "{}-{}-{}",
+        host.trim(),
+        std::process::id(),
+        since.as_nanos()
+    )
 }
 
 fn event_monitor(start: Instant, place: Option<&Endpoint>) -> Result<EventMonitor, Failure> {
@@ -150,13 +165,22 @@ fn wait(control: &Control, noticed: &mpsc::Receiver<Notice>, stays: bool) -> Exi
     loop {
         match noticed.recv() {
             Ok(Notice::Quit) | Err(_) => return ExitCode::SUCCESS,
-            Ok(Notice::Ended { end: End::PoweredOff, .. }) if stays => {
+            Ok(Notice::Ended {
+                end: End::PoweredOff,
+                ..
+            }) if stays => {
                 if let Err(error) = control.shutdown() {
                     log::error!("{error}");
                 }
             }
-            Ok(Notice::Ended { end: End::PoweredOff, .. }) => return ExitCode::SUCCESS,
-            Ok(Notice::Ended { end: End::Failed(reason), live: true }) => {
+            Ok(Notice::Ended {
+                end: End::PoweredOff,
+                ..
+            }) => return ExitCode::SUCCESS,
+            Ok(Notice::Ended {
+                end: End::Failed(reason),
+                live: true,
+            }) => {
                 log::error!("the virtual machine failed: {reason}");
                 eprintln!("Error: the virtual machine failed: {reason}");
                 return ExitCode::FAILURE;

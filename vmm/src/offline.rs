@@ -52,8 +52,10 @@ pub enum OfflineError {
 /// # Errors
 /// When it cannot be made.
 pub fn create(path: &Path) -> Result<ft::primary::LogSink, OfflineError> {
-    let file = File::create(path)
-        .map_err(|source| OfflineError::Open { path: path.to_owned(), source })?;
+    let file = File::create(path).map_err(|source| OfflineError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(Box::new(BufWriter::with_capacity(1 << 20, file)))
 }
 
@@ -66,9 +68,14 @@ pub fn replay(
     serial: Option<SerialTarget>,
     hypervisor: &dyn Hypervisor,
 ) -> Result<VerifySummary, OfflineError> {
-    let failed = |source| OfflineError::Log { path: path.to_owned(), source };
-    let file = File::open(path)
-        .map_err(|source| OfflineError::Open { path: path.to_owned(), source })?;
+    let failed = |source| OfflineError::Log {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(|source| OfflineError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
     let mut reader = LogReader::open(BufReader::with_capacity(1 << 20, file)).map_err(failed)?;
     let fingerprint = reader.header().fingerprint.clone();
     let config = MachineConfig::from_fingerprint(&fingerprint)

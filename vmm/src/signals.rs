@@ -9,14 +9,16 @@ use signal_hook::iterator::Signals;
 /// When the host refuses the handlers or the thread.
 pub fn on_termination(ended: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    std::thread::Builder::new().name("vmm_signal_handler".to_owned()).spawn(move || {
-        let mut ended = Some(ended);
-        for signal in signals.forever() {
-            match ended.take() {
-                Some(ended) => ended(),
-                None => std::process::exit(128 + signal),
+    std::thread::Builder::new()
+        .name("vmm_signal_handler".to_owned())
+        .spawn(move || {
+            let mut ended = Some(ended);
+            for signal in signals.forever() {
+                match ended.take() {
+                    Some(ended) => ended(),
+                    None => std::process::exit(128 + signal),
+                }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }

@@ -84,6 +84,7 @@ impl Backup {
             )),
             (_, Message::Heartbeat) => Ok(()),
             (_, Message::Pages(bytes)) if self.decoder.is_none() => {
+                self.queued_bytes += bytes.len();
                 self.queue.push_back(Item::Pages(bytes));
                 Ok(())
             }
@@ -101,7 +102,7 @@ impl Backup {
                 Ok(())
             }
             (_, Message::CloneDone(base)) if self.decoder.is_none() => self.on_clone_done(base),
-            (_, Message::Log(bytes)) => self.on_log(&bytes),
+            (_, Message::Log(bytes)) => self.on_log(&bytes, now),
             (_, Message::Released(number)) => {
                 self.released = self.released.max(number);
                 self.gate.forget(number);
@@ -156,7 +157,7 @@ impl Backup {
     }
 
     /// Entries of the log.
-    fn on_log(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn on_log(&mut self, bytes: &[u8], now: HostTime) -> Result<(), String> {
         let Some(decoder) = &mut self.decoder else {
             return Err("log entries before the clone is complete".into());
         };
@@ -170,6 +171,7 @@ impl Backup {
             self.ack_now |= releases && matches!(entry.event, Event::Outputs { .. });
             self.queue.push_back(Item::Entry(self.received, entry));
         }
+        self.offset.sample(decoder, now);
         Ok(())
     }
 

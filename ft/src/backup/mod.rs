@@ -44,6 +44,11 @@ const GREETING_TIMEOUT_MS: u64 = 10_000;
 /// Longest time that an acknowledgement waits when nothing depends on it.
 const ACK_NS: u64 = 2 * NS_PER_MS;
 
+/// Bytes of pages that may wait for the machine before no more are read.
+const MAX_QUEUED_BYTES: usize = 32 << 20;
+/// Items that may wait for the machine before no more are read: far more than a primary's window.
+const MAX_QUEUED_ITEMS: usize = 1 << 20;
+
 /// Where a backup stands.
 #[derive(Debug)]
 enum Phase {
@@ -88,6 +93,7 @@ pub struct Backup {
     generation: Generation,
     detector: FaultDetector,
     queue: VecDeque<Item>,
+    queued_bytes: usize,
     staged_pages: Vec<Vec<u8>>,
     staged_sections: Option<Vec<Section>>,
     decoder: Option<EntryCoder>,
@@ -142,6 +148,7 @@ impl Backup {
             generation: Generation(0),
             detector: FaultDetector::new(GREETING_TIMEOUT_MS, now),
             queue: VecDeque::new(),
+            queued_bytes: 0,
             staged_pages: Vec::new(),
             staged_sections: None,
             decoder: None,
@@ -283,6 +290,13 @@ impl Backup {
     #[must_use]
     pub fn wants_link(&self) -> bool {
         self.end.is_none() && !self.link.is_closed()
+    }
+
+    /// Whether more bytes should be read from the connection. A clone that comes faster than it can
+    /// be set is to wait there.
+    #[must_use]
+    pub fn wants_bytes(&self) -> bool {
+        self.queued_bytes < MAX_QUEUED_BYTES && self.queue.len() < MAX_QUEUED_ITEMS
     }
 
     /// What to do without a machine, while there is none: keeps an eye on the primary.

@@ -3,6 +3,7 @@
 use crate::backup::{Adoption, Backup, Phase};
 use crate::clock::ClockFollower;
 use crate::failover::{FenceAttempt, Progress, Promotion, Suspicion};
+use crate::log::EntryCoder;
 use crate::machine::Machine;
 use crate::output::OutputGate;
 use crate::primary::Promoted;
@@ -14,9 +15,9 @@ use crate::time::{HostTime, LogicalTime, NS_PER_MS};
 /// Window in which the offset of the clocks is taken.
 const OFFSET_WINDOW_NS: u64 = 5_000 * NS_PER_MS;
 
-/// How far the guest's clock is ahead of this host's, as seen while replaying.
+/// How far the guest's clock is ahead of this host's, as seen when log entries come.
 ///
-/// Replay lags, so every sample is too low; the highest of the last seconds is the closest.
+/// They come late, so every sample is too low; the highest of the last seconds is the closest.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClockOffset {
     current: Option<i128>,
@@ -26,18 +27,18 @@ pub(super) struct ClockOffset {
 }
 
 impl ClockOffset {
-    /// Takes a sample, if the machine has executed since the last one: a guest that sleeps has a
-    /// clock that stands still.
-    pub(super) fn sample(&mut self, machine: &dyn Machine, now: HostTime) {
-        if machine.now() <= self.last_at {
+    /// Takes a sample from the last entry that has come, if the guest has executed since the one
+    /// before: a guest that sleeps has a clock that stands still.
+    pub(super) fn sample(&mut self, received: &EntryCoder, now: HostTime) {
+        if received.at() <= self.last_at {
             return;
         }
-        self.last_at = machine.now();
+        self.last_at = received.at();
         if now.since(self.began) >= OFFSET_WINDOW_NS {
             self.previous = self.current.take().or(self.previous);
             self.began = now;
         }
-        let sample = i128::from(machine.virtual_ns()) - i128::from(now.0);
+        let sample = i128::from(received.virtual_ns()) - i128::from(now.0);
         self.current = Some(self.current.map_or(sample, |current| current.max(sample)));
     }
 

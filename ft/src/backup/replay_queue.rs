@@ -54,9 +54,6 @@ impl Backup {
                 break;
             }
         }
-        if matches!(self.phase, Phase::Replaying) {
-            self.offset.sample(machine, now);
-        }
         if self.end.is_none() && self.queue.is_empty() {
             self.on_caught_up(now);
             return false;
@@ -74,6 +71,7 @@ impl Backup {
     ) -> Option<Item> {
         match item {
             Item::Pages(bytes) => {
+                self.queued_bytes -= bytes.len();
                 if let Err(text) = self.set_pages(machine, &bytes) {
                     self.give_up(&text, now);
                 }
@@ -143,7 +141,7 @@ impl Backup {
         self.replayer = Some(Replayer::new(replay_base(base), scrub_pages));
         self.released = self
             .released
-            .max(base.ledger.count - base.held.len() as u64);
+            .max(base.ledger.count.saturating_sub(base.held.len() as u64));
         self.gate = OutputGate::new(self.released);
         for output in base
             .held

@@ -7,7 +7,7 @@
 //!        2   clock      the same · signed(rate − rate before)
 //!        3   device     varint(device) · varint(length) · bytes
 //!        4   control    operation (1 power button, 2 reset, 3 NMI)
-//!        5   outputs    varint(count)                        outputs since the entry of this kind before
+//!        5   outputs    varint(count)            outputs since the last such entry
 //!        6   epoch end  root digest, 8 bytes
 //!        7   epoch end  root digest · varint(count) · parts, 4 bytes each
 //! ```
@@ -108,6 +108,18 @@ impl EntryCoder {
     #[must_use]
     pub fn new(at: LogicalTime, point: SyncPoint) -> Self {
         Self { last_at: at, point }
+    }
+
+    /// Logical time of the last entry.
+    #[must_use]
+    pub fn at(&self) -> LogicalTime {
+        self.last_at
+    }
+
+    /// Virtual time of the last entry, in nanoseconds.
+    #[must_use]
+    pub fn virtual_ns(&self) -> u64 {
+        self.point.virtual_ns(self.last_at)
     }
 
     /// Appends an entry.

@@ -1,7 +1,7 @@
 //! The event log: its entries, and the offline container that holds it with a starting snapshot.
 //!
 //! The same entries stream from a primary to its backup ([`crate::protocol`]) and fill a log file
-//! ([`writer`], [`reader`]); [`entry`] and [`mod@format`] are the only places that know their bytes.
+//! ([`writer`], [`reader`]); only [`entry`] and [`mod@format`] know their bytes.
 
 pub mod entry;
 pub mod format;

@@ -3,7 +3,7 @@
 use crate::sim;
 
 /// Lives in which something was wrong once, of the machine, the protocol or the judge.
-const ONCE_FAILED: [u64; 6] = [1, 15, 89, 111, 877, 3326];
+const ONCE_FAILED: [u64; 8] = [1, 15, 89, 111, 556, 877, 3326, 54536];
 
 fn live(seed: u64) {
     if let Err(failure) = sim::runner::run(seed) {
@@ -17,8 +17,8 @@ fn lives_that_once_failed_go_right() {
 }
 
 #[test]
-fn a_few_hundred_lives_at_random_go_right() {
-    (10_000..10_400).for_each(live);
+fn some_lives_at_random_go_right() {
+    (10_000..10_200).for_each(live);
 }
 
 #[test]

@@ -401,7 +401,7 @@ impl Cpu {
     pub fn push<W: Width>(&mut self, value: W) -> Outcome {
         let top = self.regs[reg::RSP].wrapping_sub(W::BYTES);
         if self.mode == Mode::Long {
-            self.store(top, value)?;
+            self.store(top, value).inspect_err(|_| self.attribute_fault(SS as u8))?;
             self.regs[reg::RSP] = top;
             return Ok(());
         }
@@ -419,7 +419,7 @@ impl Cpu {
     pub fn peek<W: Width>(&mut self, skip: u64) -> Result<W, Stop> {
         let at = self.regs[reg::RSP].wrapping_add(skip);
         if self.mode == Mode::Long {
-            return self.load(at);
+            return self.load(at).inspect_err(|_| self.attribute_fault(SS as u8));
         }
         let linear = self.stack_linear(at, W::BYTES, false)?;
         self.load(linear)

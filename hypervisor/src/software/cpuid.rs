@@ -78,6 +78,9 @@ pub fn leaf(leaf: u32, subleaf: u32, osxsave: bool) -> [u32; 4] {
         // Descriptors that send software to leaf 4.
         2 => [0x00ff_ff01, 0, 0, 0],
         4 => cache(subleaf),
+        // The local APIC timer runs in every sleep state (ARAT): without this bit Linux neither
+        // stops its tick when idle nor uses high-resolution timers.
+        6 => [1 << 2, 0, 0, 0],
         7 if subleaf == 0 => [0, LEAF7_EBX, 0, 0],
         0xb => topology(subleaf),
         0xd => xsave(subleaf),

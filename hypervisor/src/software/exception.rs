@@ -25,22 +25,30 @@ pub struct Fault {
     pub code: Option<u32>,
     /// New CR2 of a page fault.
     pub address: Option<u64>,
+    /// The address was not canonical: #SS when it was one of the stack segment.
+    pub is_non_canonical: bool,
 }
 
 impl Fault {
     /// Without an error code.
     pub fn plain(vector: u8) -> Self {
-        Self { vector, code: None, address: None }
+        Self { vector, code: None, address: None, is_non_canonical: false }
     }
 
     /// With an error code.
     pub fn with_code(vector: u8, code: u32) -> Self {
-        Self { vector, code: Some(code), address: None }
+        Self { vector, code: Some(code), address: None, is_non_canonical: false }
     }
 
     /// A page fault at `address`.
     pub fn page(code: u32, address: u64) -> Self {
-        Self { vector: exception::PF, code: Some(code), address: Some(address) }
+        let address = Some(address);
+        Self { vector: exception::PF, code: Some(code), address, is_non_canonical: false }
+    }
+
+    /// An access to an address that is not canonical.
+    pub fn non_canonical() -> Self {
+        Self { is_non_canonical: true, ..Self::with_code(exception::GP, 0) }
     }
 
     /// Faults of which two in a row make a double fault.
@@ -72,6 +80,17 @@ struct Event {
 }
 
 impl Cpu {
+    /// Makes the #GP of a non-canonical address the #SS that it is in segment `segment`.
+    #[cold]
+    pub fn attribute_fault(&mut self, segment: u8) {
+        if let Some(fault) = &mut self.fault
+            && fault.is_non_canonical
+            && usize::from(segment) == SS
+        {
+            fault.vector = exception::SS;
+        }
+    }
+
     /// Delivers a fault, turning further faults into double faults and a shutdown.
     ///
     /// # Errors

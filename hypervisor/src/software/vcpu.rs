@@ -230,7 +230,10 @@ impl SoftwareVcpu {
                 self.cpu.retired += 1;
                 Turn::Again
             }
-            Err(stop) => self.finish(rip, stop),
+            Err(stop) => {
+                self.cpu.attribute_fault(op.segment);
+                self.finish(rip, stop)
+            }
         }
     }
 
@@ -314,6 +317,7 @@ fn execute(cpu: &mut Cpu, block: &Block, limit: u64, kicker: &Kicker) -> Result<
         for (index, op) in block.ops.iter().enumerate() {
             if let Err(stop) = (op.run)(cpu, op) {
                 cpu.retired += index as u64;
+                cpu.attribute_fault(op.segment);
                 return Err((op.offset, stop));
             }
         }
@@ -333,6 +337,7 @@ fn execute_part(cpu: &mut Cpu, block: &Block, end: u64) -> Result<(), Stopped> {
         // RIP is the next instruction while a handler runs.
         cpu.rip = cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
         if let Err(stop) = (op.run)(cpu, op) {
+            cpu.attribute_fault(op.segment);
             return Err((op.offset, stop));
         }
         cpu.retired += 1;

@@ -45,7 +45,10 @@ fn is_drawn(code: Code) -> bool {
     info.is_instruction()
         && info.mode64()
         && encodings.contains(&info.encoding())
-        && code.cpuid_features().iter().all(|feature| OFFERED.contains(feature))
+        && code
+            .cpuid_features()
+            .iter()
+            .all(|feature| OFFERED.contains(feature))
         && code.flow_control() == FlowControl::Next
         && !code.is_string_instruction()
         && !code.is_privileged()
@@ -55,7 +58,10 @@ fn is_drawn(code: Code) -> bool {
 
 fn is_buildable(kind: OpCodeOperandKind) -> bool {
     use OpCodeOperandKind as K;
-    !matches!(kind, K::seg_reg | K::cr_reg | K::dr_reg | K::tr_reg | K::seg_rDI | K::seg_rBX_al)
+    !matches!(
+        kind,
+        K::seg_reg | K::cr_reg | K::dr_reg | K::tr_reg | K::seg_rDI | K::seg_rBX_al
+    )
 }
 
 /// What is not drawn, and why.
@@ -88,7 +94,9 @@ fn is_left_out(code: Code) -> bool {
         N::Bswap => code == Code::Bswap_r16,
         N::Shld | N::Shrd => matches!(
             code,
-            Code::Shld_rm16_r16_CL | Code::Shrd_rm16_r16_CL | Code::Shld_rm16_r16_imm8
+            Code::Shld_rm16_r16_CL
+                | Code::Shrd_rm16_r16_CL
+                | Code::Shld_rm16_r16_imm8
                 | Code::Shrd_rm16_r16_imm8
         ),
         _ => false,
@@ -97,7 +105,12 @@ fn is_left_out(code: Code) -> bool {
 
 /// 0F 0D with a register: nothing on Intel processors, #UD on AMD's.
 fn is_reserved_prefetch(code: Code) -> bool {
-    matches!(code, Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D)
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+    )
 }
 
 fn has_segment(code: Code) -> bool {

@@ -8,6 +8,7 @@
 //! the test says why it is skipped.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod catalogue;
 mod compare;
@@ -18,6 +19,8 @@ mod random;
 mod sequence;
 mod software;
 mod templates;
+
+use std::collections::BTreeSet;
 
 use iced_x86::Code;
 
@@ -45,10 +48,22 @@ fn missing_feature() -> Option<&'static str> {
         };
     }
     let features = lacking!(
-        "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "lzcnt", "bmi1", "bmi2", "movbe", "xsave",
+        "sse3",
+        "ssse3",
+        "sse4.1",
+        "sse4.2",
+        "popcnt",
+        "lzcnt",
+        "bmi1",
+        "bmi2",
+        "movbe",
+        "xsave",
         "cmpxchg16b"
     );
-    features.iter().find(|(_, present)| !present).map(|(name, _)| *name)
+    features
+        .iter()
+        .find(|(_, present)| !present)
+        .map(|(name, _)| *name)
 }
 
 fn random_state(random: &mut Random) -> State {
@@ -79,12 +94,24 @@ fn random_state(random: &mut Random) -> State {
 fn random_fxsave(random: &mut Random) -> [u8; 416] {
     let mut image = [0; 416];
     let unmasked = random.one_in(16);
-    let control = if unmasked { random.next() & 0x1f3f } else { 0x3f | random.next() & 0xf00 };
+    let control = if unmasked {
+        random.next() & 0x1f3f
+    } else {
+        0x3f | random.next() & 0xf00
+    };
     image[..2].copy_from_slice(&(control as u16 | 0x40).to_le_bytes());
     let status = random.next() as u16 & 0x7f3f & if unmasked { !0x3f } else { 0x7fff };
     image[2..4].copy_from_slice(&status.to_le_bytes());
-    image[4] = if random.one_in(2) { 0 } else { random.next() as u8 };
-    let mxcsr = if unmasked { random.next() & 0xffc0 } else { 0x1f80 | random.next() & 0xe07f };
+    image[4] = if random.one_in(2) {
+        0
+    } else {
+        random.next() as u8
+    };
+    let mxcsr = if unmasked {
+        random.next() & 0xffc0
+    } else {
+        0x1f80 | random.next() & 0xe07f
+    };
     image[24..28].copy_from_slice(&(mxcsr as u32).to_le_bytes());
     for slot in image[32..160].chunks_exact_mut(16) {
         slot[..10].copy_from_slice(&random.extended());
@@ -98,7 +125,7 @@ fn random_fxsave(random: &mut Random) -> [u8; 416] {
 /// Images that FXRSTOR and XRSTOR take: MXCSR and header are valid.
 fn random_images(random: &mut Random) -> Vec<u8> {
     let mut page = vec![0; PAGE as usize];
-    for start in [0, 1024, 2048] {
+    for start in [0, 1024, 2048, 3072] {
         page[start..start + 416].copy_from_slice(&random_fxsave(random));
         page[start + 512] = random.below(4) as u8;
     }
@@ -107,6 +134,9 @@ fn random_images(random: &mut Random) -> Vec<u8> {
 
 fn random_sequence(codes: &[Code], random: &mut Random) -> Sequence {
     let mut sequence = Sequence::default();
+    if random.one_in(4) {
+        sequence.start_at((PAGE - 8 - random.below(60)) as usize);
+    }
     let wanted = 6 + random.below(14) as usize;
     while sequence.marks.len() < wanted {
         if random.one_in(5) {
@@ -118,22 +148,37 @@ fn random_sequence(codes: &[Code], random: &mut Random) -> Sequence {
     sequence
 }
 
-/// Runs the first `count` instructions on both; the differences.
-fn differences(
-    software: &mut Software,
-    native: &mut Native,
-    sequence: &Sequence,
-    start: &State,
-    count: usize,
-) -> String {
-    let code = sequence.code(count);
-    let slices = (start.gpr[0] & 1 != 0).then(|| Random::new(start.gpr[0]));
-    let ours = match software.run(&code, start, slices) {
-        Ok(ours) => ours,
-        Err(text) => return format!("  the software processor stopped: {text}\n"),
-    };
-    let real = native.run(&code, start);
-    compare::differences(sequence, &ours, &real)
+/// The two processors.
+struct Pair {
+    software: Software,
+    native: Native,
+    /// Sequences that ran to their end.
+    complete: u64,
+}
+
+impl Pair {
+    /// Runs the first `count` instructions on both; the differences.
+    fn differences(&mut self, sequence: &Sequence, start: &State, count: usize) -> String {
+        let code = sequence.code(count);
+        let slices = (start.gpr[0] & 1 != 0).then(|| Random::new(start.gpr[0]));
+        let ours = match self.software.run(&code, start, slices) {
+            Ok(ours) => ours,
+            Err(text) => return format!("  the software processor stopped: {text}\n"),
+        };
+        let real = self.native.run(&code, start);
+        self.complete += u64::from(real.rip == sequence.here());
+        compare::differences(sequence, &ours, &real)
+    }
+
+    /// The sequence, the first instruction after which the two differ, and the differences.
+    fn report(&mut self, sequence: &Sequence, start: &State) -> String {
+        let all = sequence.marks.len();
+        let (first, text) = (1..=all)
+            .map(|count| (count, self.differences(sequence, start, count)))
+            .find(|(_, text)| !text.is_empty())
+            .unwrap_or((all, "  only the whole sequence differs\n".to_owned()));
+        compare::listing(sequence, Some(first - 1)) + &text
+    }
 }
 
 /// Seed of the sequence with number `index`.
@@ -148,30 +193,48 @@ fn random_sequences_end_as_on_the_real_processor() {
         return;
     }
     let codes = catalogue::codes();
-    assert!(codes.len() > 900, "only {} encodings to draw from", codes.len());
     let seed = setting("CHFT_ORACLE_SEED", DEFAULT_SEED);
     let count = setting("CHFT_ORACLE_COUNT", DEFAULT_COUNT);
-    let mut native = Native::new().unwrap();
-    let mut software = Software::new();
+    let mut pair = Pair {
+        software: Software::new(),
+        native: Native::new().unwrap(),
+        complete: 0,
+    };
+    let mut drawn = BTreeSet::new();
     let mut reports = Vec::new();
     for index in 0..count {
         let mut random = Random::new(seed_of(seed, index));
         let start = random_state(&mut random);
         let sequence = random_sequence(&codes, &mut random);
-        let all = sequence.marks.len();
-        if differences(&mut software, &mut native, &sequence, &start, all).is_empty() {
-            continue;
+        drawn.extend(sequence.codes());
+        if !pair
+            .differences(&sequence, &start, sequence.marks.len())
+            .is_empty()
+        {
+            reports.push(format!(
+                "sequence {index}:\n{}",
+                pair.report(&sequence, &start)
+            ));
         }
-        let (first, text) = (1..=all)
-            .map(|n| (n, differences(&mut software, &mut native, &sequence, &start, n)))
-            .find(|(_, text)| !text.is_empty())
-            .unwrap_or((all, "  only the whole sequence differs\n".to_owned()));
-        let listing = compare::listing(&sequence, Some(first - 1));
-        reports.push(format!("sequence {index}:\n{listing}{text}"));
         if reports.len() == MOST_REPORTS {
             break;
         }
     }
-    println!("{count} sequences over {} encodings, seed {seed}", codes.len());
-    assert!(reports.is_empty(), "CHFT_ORACLE_SEED={seed}\n{}", reports.join("\n"));
+    let complete = pair.complete;
+    println!(
+        "seed {seed}: {count} sequences, {complete} complete, {} encodings",
+        drawn.len()
+    );
+    assert!(
+        reports.is_empty(),
+        "CHFT_ORACLE_SEED={seed}\n{}",
+        reports.join("\n")
+    );
+    // What was compared must have been worth comparing.
+    assert!(complete * 2 > count, "most sequences ended early");
+    assert!(
+        count < DEFAULT_COUNT || drawn.len() > 1100,
+        "only {} encodings",
+        drawn.len()
+    );
 }

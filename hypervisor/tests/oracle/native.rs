@@ -39,8 +39,13 @@ const ORDER: [i32; 16] = [
     libc::REG_R15,
 ];
 /// Faults arrive as these.
-const FAULTS: [i32; 5] =
-    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
+const FAULTS: [i32; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+];
 /// Bytes of an FXSAVE image that belong to the processor; the kernel uses the rest.
 const IMAGE: usize = 416;
 /// Offset in the frame's floating-point area of its size.
@@ -144,7 +149,10 @@ fn map_arena() -> Result<(), String> {
     // SAFETY: a fresh mapping that replaces none.
     let base = unsafe { libc::mmap(CODE as *mut _, size, libc::PROT_NONE, flags, -1, 0) };
     if base as u64 != CODE {
-        return Err(format!("cannot map {CODE:#x}: {}", std::io::Error::last_os_error()));
+        return Err(format!(
+            "cannot map {CODE:#x}: {}",
+            std::io::Error::last_os_error()
+        ));
     }
     let all = libc::PROT_READ | libc::PROT_WRITE;
     let parts = [
@@ -165,18 +173,27 @@ fn map_arena() -> Result<(), String> {
 fn protect(start: u64, len: u64, rights: i32) -> Result<(), String> {
     // SAFETY: a range of the arena that was just mapped.
     if unsafe { libc::mprotect(start as *mut _, len as usize, rights) } != 0 {
-        return Err(format!("cannot protect {start:#x}: {}", std::io::Error::last_os_error()));
+        return Err(format!(
+            "cannot protect {start:#x}: {}",
+            std::io::Error::last_os_error()
+        ));
     }
     Ok(())
 }
 
 fn take_signals() -> Result<(), String> {
     let stack = Box::leak(vec![0u8; 256 << 10].into_boxed_slice());
-    let description =
-        libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
+    let description = libc::stack_t {
+        ss_sp: stack.as_mut_ptr().cast(),
+        ss_flags: 0,
+        ss_size: stack.len(),
+    };
     // SAFETY: the stack is leaked, so it outlives every use.
     if unsafe { libc::sigaltstack(&raw const description, std::ptr::null_mut()) } != 0 {
-        return Err(format!("cannot set the stack: {}", std::io::Error::last_os_error()));
+        return Err(format!(
+            "cannot set the stack: {}",
+            std::io::Error::last_os_error()
+        ));
     }
     type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
     let enter: (i32, Handler) = (libc::SIGUSR1, enter);
@@ -213,7 +230,10 @@ unsafe fn frame<'a>(context: *mut libc::c_void) -> Frame<'a> {
         let start = context.uc_mcontext.fpregs.cast::<u8>();
         let size = start.add(AREA_SIZE).cast::<u32>().read_unaligned() as usize;
         let area = std::slice::from_raw_parts_mut(start, size.clamp(576, MOST_AREA));
-        Frame { registers: &mut context.uc_mcontext.gregs, area }
+        Frame {
+            registers: &mut context.uc_mcontext.gregs,
+            area,
+        }
     }
 }
 
@@ -222,7 +242,9 @@ extern "C" fn enter(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void)
     // SAFETY: the pointer is that of `run` on this very thread, which waits for `raise`; the
     // context is this handler's.
     let (exchange, frame) = unsafe {
-        let Some(exchange) = EXCHANGE.load(Ordering::SeqCst).as_mut() else { return };
+        let Some(exchange) = EXCHANGE.load(Ordering::SeqCst).as_mut() else {
+            return;
+        };
         (exchange, frame(context))
     };
     exchange.host_registers = *frame.registers;

@@ -43,13 +43,22 @@ pub fn instruction(code: Code, random: &mut Random) -> Option<Instruction> {
         }
         operand(&mut i, index, kind, random)?;
     }
-    if code.op_code().can_use_lock_prefix()
-        && i.op0_kind() == OpKind::Memory
-        && random.one_in(4)
-    {
+    if code.op_code().can_use_lock_prefix() && i.op0_kind() == OpKind::Memory && random.one_in(4) {
         i.set_has_lock_prefix(true);
     }
-    Some(i)
+    (!is_disputed(&i)).then_some(i)
+}
+
+/// Forms in which AMD's processors, on which the oracle may run, are not as Intel's manual says.
+fn is_disputed(i: &Instruction) -> bool {
+    let in_register = i.op0_kind() == OpKind::Register;
+    match i.code() {
+        // Intel's writes the destination back in any case, which clears its upper half.
+        Code::Cmpxchg_rm32_r32 => in_register,
+        // Intel's enters MMX state, AMD's does not when the source is in memory.
+        Code::Cvtpi2ps_xmm_mmm64 => i.op1_kind() == OpKind::Memory,
+        _ => false,
+    }
 }
 
 fn operand(
@@ -110,8 +119,16 @@ fn writes_all(mnemonic: Mnemonic) -> bool {
 }
 
 fn general(written: bool, random: &mut Random) -> u32 {
-    let free = if written { !random.one_in(100) } else { random.one_in(2) };
-    if free { u32::from(random.pick(&FREE)) } else { random.below(16) as u32 }
+    let free = if written {
+        !random.one_in(100)
+    } else {
+        random.one_in(2)
+    };
+    if free {
+        u32::from(random.pick(&FREE))
+    } else {
+        random.below(16) as u32
+    }
 }
 
 fn byte_register(written: bool, random: &mut Random) -> Register {
@@ -191,7 +208,11 @@ fn address(alignment: u64, random: &mut Random) -> u64 {
     } else {
         DATA + 0x1000 + random.below(DATA_SIZE - 0x2000)
     };
-    if random.one_in(24) { inside } else { inside & !(alignment - 1) }
+    if random.one_in(24) {
+        inside
+    } else {
+        inside & !(alignment - 1)
+    }
 }
 
 fn alignment(i: &Instruction, random: &mut Random) -> u64 {
@@ -230,7 +251,11 @@ fn memory(i: &mut Instruction, index: u32, absolute: bool, random: &mut Random) 
         }
         3 | 4 => {
             i.set_memory_base(base);
-            let index = if narrow { Register::R12D } else { Register::R12 };
+            let index = if narrow {
+                Register::R12D
+            } else {
+                Register::R12
+            };
             i.set_memory_index(index);
             i.set_memory_index_scale(1 << random.below(4));
             i.set_memory_displ_size(8);

@@ -42,7 +42,15 @@ impl Random {
             2 => (1u64 << self.below(64)).wrapping_sub(self.below(3)),
             3 => self.next() >> self.below(64),
             4 => (self.next() as i64 >> self.below(64)) as u64,
-            5 => self.pick(&[0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x7fff, 0x8000, 0x80, 0x7f]),
+            5 => self.pick(&[
+                0x7fff_ffff,
+                0x8000_0000,
+                0xffff_ffff,
+                0x7fff,
+                0x8000,
+                0x80,
+                0x7f,
+            ]),
             _ => self.next(),
         }
     }

@@ -1,11 +1,13 @@
 //! Runs code on the software processor, in ring 3 of a minimal 64-bit system.
 //!
 //! ```text
-//! physical and linear, ring 0 only          linear 2000_0000 on: physical 10_0000 on, ring 3
+//! physical; linear in the upper half,       linear 2000_0000 on: physical 10_0000 on, ring 3
+//! ring 0 only
 //!  1000 page tables (4 levels)
 //!  6000 IDT   7000 GDT   8000 TSS
 //!  9000 handlers: HLT at 9000 + vector
 //!  b000 ring-0 stack (downwards)
+//!  c000 page tables of the upper half
 //! ```
 
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use crate::random::Random;
 const ARENA: u64 = CODE;
 const ARENA_PHYSICAL: u64 = 0x10_0000;
 const MEMORY_SIZE: u64 = ARENA_PHYSICAL + ARENA_SIZE;
+/// Linear address of physical zero.
+const KERNEL: u64 = 0xffff_8000_0000_0000;
 const ROOT: u64 = 0x1000;
 const IDT: u64 = 0x6000;
 const GDT: u64 = 0x7000;
@@ -50,13 +54,18 @@ impl Software {
     /// With its tables in place.
     pub fn new() -> Self {
         let memory = Arc::new(GuestMemory::new(MEMORY_SIZE).unwrap());
-        let software = Self { vcpu: SoftwareVcpu::new(memory.clone()), memory };
+        let software = Self {
+            vcpu: SoftwareVcpu::new(memory.clone()),
+            memory,
+        };
         software.build_tables();
         software
     }
 
     fn put(&self, address: u64, value: u64) {
-        self.memory.write(GuestAddress(address), &value.to_le_bytes()).unwrap();
+        self.memory
+            .write(GuestAddress(address), &value.to_le_bytes())
+            .unwrap();
     }
 
     fn get(&self, address: u64) -> u64 {
@@ -70,10 +79,12 @@ impl Software {
         const NX: u64 = 1 << 63;
         self.put(ROOT, 0x2000 | USER);
         self.put(0x2000, 0x3000 | USER);
-        self.put(0x3000, 0x4000 | USER);
+        self.put(ROOT + 0x800, 0xc000 | USER);
+        self.put(0xc000, 0xd000 | USER);
+        self.put(0xd000, 0x4000 | USER);
         self.put(0x3000 + (ARENA >> 21) * 8, 0x5000 | USER);
         for page in 0..0x10 {
-            self.put(0x4000 + page * 8, page * PAGE | 3);
+            self.put(0x4000 + page * 8, (page * PAGE) | 3);
         }
         let map = |start: u64, size: u64, rights: u64| {
             for linear in (start..start + size).step_by(PAGE as usize) {
@@ -87,7 +98,7 @@ impl Software {
         map(STACK, STACK_SIZE, USER | NX);
         map(IMAGES, PAGE, USER | NX);
         for vector in 0..256 {
-            let handler = HANDLERS + vector;
+            let handler = KERNEL + HANDLERS + vector;
             // A 64-bit interrupt gate, present, for ring 0; INT3 and INTO are for ring 3.
             let dpl = if vector == 3 || vector == 4 { 3 } else { 0 };
             let rights = 0x8e00 | dpl << 13;
@@ -96,13 +107,15 @@ impl Software {
                 | rights << 32
                 | (handler & 0xffff_0000) << 32;
             self.put(IDT + vector * 16, low);
-            self.put(IDT + vector * 16 + 8, 0);
-            self.memory.write(GuestAddress(handler), &[0xf4]).unwrap();
+            self.put(IDT + vector * 16 + 8, handler >> 32);
+            self.memory
+                .write(GuestAddress(HANDLERS + vector), &[0xf4])
+                .unwrap();
         }
         self.put(GDT + u64::from(KERNEL_CODE), 0x00af_9b00_0000_ffff);
         self.put(GDT + u64::from(USER_DATA & !7), 0x00cf_f300_0000_ffff);
         self.put(GDT + u64::from(USER_CODE & !7), 0x00af_fb00_0000_ffff);
-        self.put(TSS + 4, KERNEL_STACK);
+        self.put(TSS + 4, KERNEL + KERNEL_STACK);
         // The map of permitted ports starts behind the segment: there is none.
         self.put(TSS + 0x60, 0x68 << 48);
     }
@@ -113,7 +126,9 @@ impl Software {
 
     fn read(&self, linear: u64, len: u64) -> Vec<u8> {
         let mut bytes = vec![0; len as usize];
-        self.memory.read(Self::physical(linear), &mut bytes).unwrap();
+        self.memory
+            .read(Self::physical(linear), &mut bytes)
+            .unwrap();
         bytes
     }
 
@@ -128,10 +143,18 @@ impl Software {
         mut slices: Option<Random>,
     ) -> Result<Ended, String> {
         self.memory.write(Self::physical(CODE), code).unwrap();
-        self.memory.write(Self::physical(DATA), &start.data).unwrap();
-        self.memory.write(Self::physical(STACK), &start.stack).unwrap();
-        self.memory.write(Self::physical(IMAGES), &start.images).unwrap();
-        self.vcpu.restore(&cpu_state(start)).map_err(|error| error.to_string())?;
+        self.memory
+            .write(Self::physical(DATA), &start.data)
+            .unwrap();
+        self.memory
+            .write(Self::physical(STACK), &start.stack)
+            .unwrap();
+        self.memory
+            .write(Self::physical(IMAGES), &start.images)
+            .unwrap();
+        self.vcpu
+            .restore(&cpu_state(start))
+            .map_err(|error| error.to_string())?;
         loop {
             let until = match &mut slices {
                 Some(random) => self.vcpu.logical_time() + 1 + random.below(4),
@@ -147,8 +170,8 @@ impl Software {
 
     fn ended(&self) -> Ended {
         let cpu = self.vcpu.save();
-        let vector = (cpu.rip - 1 - HANDLERS) as u8;
-        let mut frame = cpu.gpr[4];
+        let vector = (cpu.rip - 1 - HANDLERS - KERNEL) as u8;
+        let mut frame = cpu.gpr[4] - KERNEL;
         let mut error = 0;
         if WITH_ERROR.contains(&vector) {
             error = self.get(frame);
@@ -179,7 +202,10 @@ fn cpu_state(start: &State) -> CpuState {
     let mut state = reset_state();
     let common = access::PRESENT | access::NOT_SYSTEM | access::ACCESSED | access::WRITABLE;
     let ring_3 = 3 << access::DPL_SHIFT;
-    let unusable = Segment { access: access::UNUSABLE, ..Segment::default() };
+    let unusable = Segment {
+        access: access::UNUSABLE,
+        ..Segment::default()
+    };
     state.segments = [unusable; 6];
     state.segments[CS] = Segment {
         selector: USER_CODE,
@@ -193,9 +219,20 @@ fn cpu_state(start: &State) -> CpuState {
         limit: u32::MAX,
         access: common | access::DEFAULT_32 | access::GRANULAR | ring_3,
     };
-    state.tr = Segment { selector: 0x40, base: TSS, limit: 0x67, access: access::PRESENT | 0xb };
-    state.gdtr = DescriptorTable { base: GDT, limit: 0x7f };
-    state.idtr = DescriptorTable { base: IDT, limit: 0xfff };
+    state.tr = Segment {
+        selector: 0x40,
+        base: KERNEL + TSS,
+        limit: 0x67,
+        access: access::PRESENT | 0xb,
+    };
+    state.gdtr = DescriptorTable {
+        base: KERNEL + GDT,
+        limit: 0x7f,
+    };
+    state.idtr = DescriptorTable {
+        base: KERNEL + IDT,
+        limit: 0xfff,
+    };
     state.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
     state.cr3 = ROOT;
     state.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE;

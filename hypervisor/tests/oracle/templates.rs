@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Instruction, Register};
 
-use crate::layout::{DATA, DATA_SIZE, IMAGES};
+use crate::layout::{DATA, DATA_SIZE, IMAGES, READ_ONLY};
 use crate::operands;
 use crate::random::Random;
 use crate::sequence::{Sequence, load};
@@ -11,7 +11,7 @@ use crate::sequence::{Sequence, load};
 pub type Template = fn(&mut Sequence, &[Code], &mut Random);
 
 /// All of them.
-pub const ALL: [Template; 16] = [
+pub const ALL: [Template; 17] = [
     string,
     string,
     branch,
@@ -27,6 +27,7 @@ pub const ALL: [Template; 16] = [
     images,
     masked_store,
     table_lookup,
+    self_modification,
     refused,
 ];
 
@@ -59,7 +60,11 @@ fn string(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
     let mut bytes = Vec::new();
     let repeat = random.below(3);
     if repeat > 0 {
-        let count = if random.one_in(4) { random.below(900) } else { random.below(20) };
+        let count = if random.one_in(4) {
+            random.below(900)
+        } else {
+            random.below(20)
+        };
         sequence.push(&load(Register::RCX, count));
         bytes.push(if repeat == 1 { 0xf3 } else { 0xf2 });
     }
@@ -92,10 +97,13 @@ fn skip(sequence: &mut Sequence, jump: &[u8], codes: &[Code], random: &mut Rando
     let behind = trial.bytes.len();
     let mut again = random.clone();
     plain(&mut trial, codes, random);
-    let Ok(distance) = u8::try_from(trial.bytes.len() - behind) else { return };
+    let Ok(distance) = u8::try_from(trial.bytes.len() - behind) else {
+        return;
+    };
     sequence.push_bytes(&with(distance));
+    let before = sequence.undefined();
     plain(sequence, codes, &mut again);
-    sequence.last_may_be_skipped();
+    sequence.also_undefined(before);
 }
 
 /// Jcc, JRCXZ and JECXZ over an instruction.
@@ -140,7 +148,7 @@ fn call_and_return(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
 /// JMP and CALL through a register, to the next instruction or where no code is.
 fn indirect_jump(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
     if random.one_in(12) {
-        let target = random.pick(&[DATA, 0x8000_0000_0000, 0xffff_8000_0000_0000, 0x1000]);
+        let target = random.pick(&[DATA, 0x8000_0000_0000, READ_ONLY + 0x4000]);
         sequence.push(&load(Register::RAX, target));
     } else {
         sequence.push_bytes(&[0x48, 0x8d, 0x05, 2, 0, 0, 0]);
@@ -150,10 +158,17 @@ fn indirect_jump(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
 
 /// DIV and IDIV that mostly do not fault.
 fn division(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
-    let high = if random.one_in(2) { 0 } else { random.below(16) };
+    let high = if random.one_in(2) {
+        0
+    } else {
+        random.below(16)
+    };
     sequence.push(&load(Register::RDX, high));
     sequence.push(&load(Register::RAX, random.integer()));
-    sequence.push(&load(Register::R8, random.integer() | 1 << random.below(64)));
+    sequence.push(&load(
+        Register::R8,
+        random.integer() | 1 << random.below(64),
+    ));
     if random.one_in(2) {
         sequence.push_bytes(&[0x48, 0x99]);
     }
@@ -187,7 +202,13 @@ fn short_double_shift(sequence: &mut Sequence, _: &[Code], random: &mut Random) 
     let modrm = 0xc0 | random.pick(&[0u8, 2, 6, 7]) << 3 | random.pick(&[0u8, 2, 6, 7]);
     let opcode = random.pick(&[0xa4u8, 0xac]);
     if random.one_in(2) {
-        sequence.push_bytes(&[0x66, 0x0f, opcode, modrm, count | (random.below(8) as u8) << 5]);
+        sequence.push_bytes(&[
+            0x66,
+            0x0f,
+            opcode,
+            modrm,
+            count | (random.below(8) as u8) << 5,
+        ]);
     } else {
         sequence.push(&load(Register::RCX, u64::from(count)));
         sequence.push_bytes(&[0x66, 0x0f, opcode | 1, modrm]);
@@ -210,12 +231,20 @@ fn flags(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
 fn control_words(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
     let loose = random.one_in(8);
     if random.one_in(2) {
-        let word = if loose { random.next() } else { 0x3f | random.next() & 0xf00 };
+        let word = if loose {
+            random.next()
+        } else {
+            0x3f | random.next() & 0xf00
+        };
         // mov word ptr [rbx], imm16; fldcw [rbx]
         sequence.push_bytes(&[0x66, 0xc7, 0x03, word as u8, (word >> 8) as u8]);
         sequence.push_bytes(&[0xd9, 0x2b]);
     } else {
-        let word = if loose { random.next() & 0x1_ffff } else { 0x1f80 | random.next() & 0xe07f };
+        let word = if loose {
+            random.next() & 0x1_ffff
+        } else {
+            0x1f80 | random.next() & 0xe07f
+        };
         let bytes = (word as u32).to_le_bytes();
         sequence.push_bytes(&[0xc7, 0x03, bytes[0], bytes[1], bytes[2], bytes[3]]);
         sequence.push_bytes(&[0x0f, 0xae, 0x13]);
@@ -225,13 +254,19 @@ fn control_words(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
 
 /// FXSAVE, FXRSTOR, XSAVE, XRSTOR, FNSTENV, FLDENV, FNSAVE, FRSTOR on their own page.
 fn images(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
+    let kind = random.below(4);
     // Mostly at places that fit; #GP otherwise.
-    let misplaced = random.one_in(16);
-    let at = IMAGES + 1024 * random.below(3) + if misplaced { 8 } else { 0 };
+    let misplaced = kind < 2 && random.one_in(16);
+    let at = IMAGES + 1024 * kind + if misplaced { 8 } else { 0 };
     sequence.push(&load(Register::RDI, at));
     let rex = random.one_in(2);
-    let escape = |opcode: [u8; 2]| if rex { vec![0x48, opcode[0], opcode[1]] } else { opcode.to_vec() };
-    let kind = random.below(4);
+    let escape = |opcode: [u8; 2]| {
+        if rex {
+            vec![0x48, opcode[0], opcode[1]]
+        } else {
+            opcode.to_vec()
+        }
+    };
     let (save, restore) = match kind {
         0 => ((escape([0x0f, 0xae]), 0x07), (escape([0x0f, 0xae]), 0x0f)),
         1 => ((escape([0x0f, 0xae]), 0x27), (escape([0x0f, 0xae]), 0x2f)),
@@ -239,7 +274,10 @@ fn images(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
         _ => ((vec![0xdd], 0x37), (vec![0xdd], 0x27)),
     };
     if kind == 1 {
-        sequence.push(&load(Register::RAX, if random.one_in(4) { random.below(4) } else { 3 }));
+        sequence.push(&load(
+            Register::RAX,
+            if random.one_in(4) { random.below(4) } else { 3 },
+        ));
         sequence.push(&load(Register::RDX, 0));
     }
     let emit = |sequence: &mut Sequence, (mut bytes, modrm): (Vec<u8>, u8)| {
@@ -271,6 +309,23 @@ fn masked_store(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
 /// XLAT.
 fn table_lookup(sequence: &mut Sequence, _: &[Code], _: &mut Random) {
     sequence.push_bytes(&[0xd7]);
+}
+
+/// A store into the immediate of the instruction behind it, or into one that has run already
+/// and runs again.
+fn self_modification(sequence: &mut Sequence, _: &[Code], random: &mut Random) {
+    let value = (random.next() as u32).to_le_bytes();
+    if random.one_in(2) {
+        // mov dword ptr [rip + 1], value; mov eax, 0
+        sequence.push_bytes(&[&[0xc7, 0x05, 1, 0, 0, 0], &value[..]].concat());
+        sequence.push_bytes(&[0xb8, 0, 0, 0, 0]);
+        return;
+    }
+    // again: mov eax, 0; add [rip - 9], edx: the immediate; loop again
+    sequence.push(&load(Register::RCX, 1 + random.below(5)));
+    sequence.push_bytes(&[0xb8, 0, 0, 0, 0]);
+    sequence.push_bytes(&[0x01, 0x15, 0xf6, 0xff, 0xff, 0xff]);
+    sequence.push_bytes(&[0xe2, 0xf3]);
 }
 
 /// Instructions that ring 3 may not execute, breakpoints, and undefined ones.

@@ -22,6 +22,7 @@ use ft::event::{ControlOp, Output};
 use ft::status::{End, FtEvent};
 use hypervisor::Hypervisor;
 
+use crate::api::state::{Phase, Protection};
 use crate::config::{HostLimits, VmSettings};
 use crate::host::serial::{Input, SerialHost, SerialTarget};
 use crate::loader::Payload;
@@ -64,8 +65,50 @@ pub struct Setting {
 struct Running {
     handle: Arc<VmHandle>,
     paused: bool,
-    /// How things stood when the machine ended by itself.
+    /// It executes for real here.
+    live: bool,
+    protection: Protection,
+    /// Why the machine ended by itself.
     ended: Option<End>,
+}
+
+impl Running {
+    fn new(handle: Arc<VmHandle>, live: bool) -> Self {
+        Self {
+            handle,
+            paused: false,
+            live,
+            protection: Protection::None,
+            ended: None,
+        }
+    }
+}
+
+impl State {
+    /// What the rules about calls ask for.
+    fn phase(&self) -> Phase {
+        match &self.running {
+            // A backup that came to nothing leaves nothing behind.
+            Some(Running {
+                ended: Some(_),
+                live: false,
+                ..
+            }) => Phase::Nothing,
+            Some(Running { ended: Some(_), .. }) => Phase::Created,
+            Some(Running { live: false, .. }) => Phase::Backup,
+            Some(Running { paused: true, .. }) => Phase::Paused,
+            Some(_) => Phase::Running,
+            None if self.receiving.is_some() => Phase::Backup,
+            None if self.config.is_some() => Phase::Created,
+            None => Phase::Nothing,
+        }
+    }
+
+    fn protection(&self) -> Protection {
+        self.running
+            .as_ref()
+            .map_or(Protection::None, |running| running.protection)
+    }
 }
 
 #[derive(Default)]
@@ -113,7 +156,9 @@ impl HostSide for Devices {
 
 /// Where a serial port leads. What cannot be had was refused when the configuration was checked.
 fn target(config: &SerialConfig) -> Option<SerialTarget> {
-    crate::config::serial_target("serial", config).ok().flatten()
+    crate::config::serial_target("serial", config)
+        .ok()
+        .flatten()
 }
 
 fn serial_host(config: &SerialConfig, mailbox: Mailbox) -> Option<SerialHost> {
@@ -147,10 +192,17 @@ impl Control {
     /// The machine's handle.
     fn handle(&self, operation: &str) -> Result<Arc<VmHandle>, ControlError> {
         match &self.lock().running {
-            Some(Running { handle, ended: None, .. }) => Ok(handle.clone()),
-            Some(Running { ended: Some(end), .. }) => {
-                Err(ControlError::state(operation, &format!("The VM has ended: {end:?}")))
-            }
+            Some(Running {
+                handle,
+                ended: None,
+                ..
+            }) => Ok(handle.clone()),
+            Some(Running {
+                ended: Some(end), ..
+            }) => Err(ControlError::state(
+                operation,
+                &format!("The VM has ended: {end:?}"),
+            )),
             None => Err(ControlError::state(operation, "VM is not running")),
         }
     }
@@ -159,14 +211,15 @@ impl Control {
     ///
     /// # Errors
     /// When there is a VM.
-    pub fn create(&self, config: VmConfig) -> Result<(), ControlError> {
+    pub fn create(&self, mut config: VmConfig) -> Result<(), ControlError> {
         let mut state = self.lock();
-        if state.config.is_some() || state.running.is_some() || state.receiving.is_some() {
+        if state.phase() != Phase::Nothing {
             return Err(ControlError::state(
                 "The VM could not be created",
                 "VM is already created",
             ));
         }
+        VmSettings::settle(&mut config);
         state.config = Some(config);
         Ok(())
     }
@@ -179,9 +232,6 @@ impl Control {
         const OPERATION: &str = "The VM could not boot";
         let config = {
             let state = self.lock();
-            if state.running.is_some() || state.receiving.is_some() {
-                return Err(ControlError::state(OPERATION, "VM is already created"));
-            }
             state.config.clone().ok_or_else(|| {
                 ControlError::new(404, OPERATION, vec!["VM config is missing".to_owned()])
             })?
@@ -190,13 +240,18 @@ impl Control {
             .map_err(|error| ControlError::failed(OPERATION, &error))
             .and_then(|host| {
                 VmSettings::validate(&config, &host).map_err(|error| {
-                    ControlError::new(error.status(), OPERATION, causes(&error))
+                    let mut reasons = causes(&error);
+                    reasons.insert(0, "Failed to validate config".to_owned());
+                    ControlError::new(error.status(), OPERATION, reasons)
                 })
             })?;
         self.event("booting");
-        let payload =
-            Payload::read(&settings.kernel, settings.initramfs.as_deref(), &settings.cmdline)
-                .map_err(|error| ControlError::failed(OPERATION, &error))?;
+        let payload = Payload::read(
+            &settings.kernel,
+            settings.initramfs.as_deref(),
+            &settings.cmdline,
+        )
+        .map_err(|error| ControlError::failed(OPERATION, &error))?;
         let machine = VirtualMachine::new(
             machine_config(&config),
             &payload,
@@ -241,8 +296,12 @@ impl Control {
     }
 
     fn install(&self, handle: VmHandle) {
-        let handle = Arc::new(handle);
-        self.lock().running = Some(Running { handle, paused: false, ended: None });
+        let before = self
+            .lock()
+            .running
+            .replace(Running::new(Arc::new(handle), true));
+        // A machine that had ended; its thread may be reporting, so the lock is free here.
+        drop(before);
     }
 
     /// `vm.pause` and `vm.resume`.
@@ -250,23 +309,16 @@ impl Control {
     /// # Errors
     /// When there is nothing to pause, or it is already.
     pub fn set_paused(&self, paused: bool) -> Result<(), ControlError> {
-        let operation =
-            if paused { "The VM could not be paused" } else { "The VM could not resume" };
+        let operation = if paused {
+            "The VM could not be paused"
+        } else {
+            "The VM could not resume"
+        };
         let handle = self.handle(operation)?;
-        let name = |paused: bool| if paused { "Paused" } else { "Running" };
-        {
-            let state = self.lock();
-            if state.running.as_ref().is_some_and(|running| running.paused == paused) {
-                let text = format!("InvalidStateTransition({0}, {0})", name(paused));
-                return Err(ControlError::new(
-                    500,
-                    operation,
-                    vec![format!("Invalid transition: {text}")],
-                ));
-            }
-        }
         self.event(if paused { "pausing" } else { "resuming" });
-        handle.set_paused(paused).map_err(|error| ControlError::failed(operation, &error))?;
+        handle
+            .set_paused(paused)
+            .map_err(|error| ControlError::failed(operation, &error))?;
         if let Some(running) = &mut self.lock().running {
             running.paused = paused;
         }
@@ -301,7 +353,10 @@ impl Control {
             state.running.take()
         };
         if running.is_none() {
-            return Err(ControlError::state("The VM could not be shut down", "VM is not running"));
+            return Err(ControlError::state(
+                "The VM could not be shut down",
+                "VM is not running",
+            ));
         }
         // Joins the thread, which may be reporting: the lock must be free.
         drop(running);
@@ -348,7 +403,12 @@ impl Control {
             (config, vm_state)
         };
         let memory_actual_size = config.memory.size;
-        Ok(VmInfo { config, state, memory_actual_size, device_tree: None })
+        Ok(VmInfo {
+            config,
+            state,
+            memory_actual_size,
+            device_tree: None,
+        })
     }
 
     /// `vm.counters`: no device of this machine counts yet.
@@ -387,13 +447,19 @@ impl Control {
         let mut properties = Vec::new();
         if let serde_json::Value::Object(map) = &value {
             for (key, value) in map.iter().filter(|(key, _)| *key != "event") {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
                 properties.push((key.clone(), text));
             }
         }
-        let name = value.get("event").and_then(serde_json::Value::as_str).unwrap_or("unknown");
+        let name = value
+            .get("event")
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or("unknown");
         log::info!("protection: {value}");
         (self.setting.events)("vm", &format!("ft-{name}"), properties);
+        self.follow(event);
         let outcome = match event {
             FtEvent::Protected { .. } => Some(Ok(())),
             FtEvent::StartFailed { reason } => Some(Err(reason.clone())),
@@ -405,6 +471,30 @@ impl Control {
         if outcome.is_some() {
             self.lock().started = outcome;
             self.changed.notify_all();
+        }
+    }
+
+    /// Keeps what the rules about calls ask for.
+    fn follow(&self, event: &FtEvent) {
+        let mut state = self.lock();
+        let Some(running) = &mut state.running else {
+            return;
+        };
+        match event {
+            FtEvent::Protected { .. } => running.protection = Protection::Active,
+            FtEvent::Promoted { .. } => {
+                running.live = true;
+                running.protection = Protection::None;
+            }
+            FtEvent::Demoted { .. } => {
+                running.live = false;
+                running.protection = Protection::None;
+            }
+            FtEvent::StartFailed { .. }
+            | FtEvent::ProtectionLost { .. }
+            | FtEvent::Stopped
+            | FtEvent::Fenced { .. } => running.protection = Protection::None,
+            _ => {}
         }
     }
 

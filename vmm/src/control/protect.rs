@@ -7,6 +7,7 @@ use ft::output::ReleasePolicy;
 use ft::parameters::Parameters;
 
 use super::{Control, ControlError};
+use crate::api::state::{Phase, Protection};
 use crate::vm::{Address, Protect};
 
 const START: &str = "The VM could not be protected";
@@ -33,7 +34,9 @@ fn parameters(request: &FtStartConfig) -> Result<Parameters, ControlError> {
         fence: request.fence.clone(),
         ..defaults
     };
-    parameters.validate().map_err(|error| ControlError::request(START, error.to_string()))?;
+    parameters
+        .validate()
+        .map_err(|error| ControlError::request(START, error.to_string()))?;
     if parameters.fence != "none" && !parameters.fence.starts_with("file:") {
         let reason = format!("fence: {:?} is not file:PATH or none", parameters.fence);
         return Err(ControlError::request(START, reason));
@@ -49,24 +52,36 @@ impl Control {
     pub fn ft_start(&self, request: &FtStartConfig) -> Result<(), ControlError> {
         let handle = self.handle(START)?;
         let parameters = parameters(request)?;
-        let address: Address = request.destination_url.parse().map_err(|error| {
-            ControlError::request(START, format!("destination_url: {error}"))
-        })?;
+        let address: Address = request
+            .destination_url
+            .parse()
+            .map_err(|error| ControlError::request(START, format!("destination_url: {error}")))?;
         let config = {
             let state = self.lock();
             serde_json::to_vec(&state.config)
                 .map_err(|error| ControlError::failed(START, &error))?
         };
-        let connection =
-            address.connect().map_err(|error| ControlError::failed(START, &error))?;
+        let connection = address
+            .connect()
+            .map_err(|error| ControlError::failed(START, &error))?;
         {
             let mut state = self.lock();
             state.started = None;
             state.peer = Some(address.to_string());
+            if let Some(running) = &mut state.running {
+                running.protection = Protection::Starting;
+            }
         }
-        handle
-            .protect(Protect { connection, parameters, config })
-            .map_err(|error| ControlError::failed(START, &error))?;
+        if let Err(error) = handle.protect(Protect {
+            connection,
+            parameters,
+            config,
+        }) {
+            if let Some(running) = &mut self.lock().running {
+                running.protection = Protection::None;
+            }
+            return Err(ControlError::failed(START, &error));
+        }
         self.wait_until_started()
     }
 
@@ -75,8 +90,7 @@ impl Control {
         let mut state = self.lock();
         loop {
             if let Some(outcome) = state.started.take() {
-                return outcome
-                    .map_err(|reason| ControlError::new(500, START, vec![reason]));
+                return outcome.map_err(|reason| ControlError::new(500, START, vec![reason]));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -99,7 +113,10 @@ impl Control {
         let (handle, receiving) = {
             let state = self.lock();
             let handle = state.running.as_ref().map(|running| running.handle.clone());
-            let receiving = state.receiving.as_ref().map(|receiving| receiving.describe());
+            let receiving = state
+                .receiving
+                .as_ref()
+                .map(|receiving| receiving.describe());
             (handle, receiving)
         };
         if let Some(handle) = handle {
@@ -111,7 +128,10 @@ impl Control {
             }
         }
         receiving.ok_or_else(|| {
-            ControlError::state("The protection status is not available", "VM is not running")
+            ControlError::state(
+                "The protection status is not available",
+                "VM is not running",
+            )
         })
     }
 
@@ -121,11 +141,15 @@ impl Control {
     /// When the VM is not protected, or this side is the backup.
     pub fn ft_stop(&self) -> Result<(), ControlError> {
         const OPERATION: &str = "The protection could not be stopped";
-        if self.stop_receiving() {
+        if self.lock().phase() == Phase::Backup {
+            // A backup ends by leaving; its primary goes on unprotected.
+            self.delete();
             return Ok(());
         }
         let handle = self.handle(OPERATION)?;
-        handle.stop_protection().map_err(|error| ControlError::failed(OPERATION, &error))
+        handle
+            .stop_protection()
+            .map_err(|error| ControlError::failed(OPERATION, &error))
     }
 
     /// `vm.ft-failover`.
@@ -141,6 +165,8 @@ impl Control {
             return Err(ControlError::request(OPERATION, reason));
         }
         let handle = self.handle(OPERATION)?;
-        handle.fail_over().map_err(|error| ControlError::failed(OPERATION, &error))
+        handle
+            .fail_over()
+            .map_err(|error| ControlError::failed(OPERATION, &error))
     }
 }

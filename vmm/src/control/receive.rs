@@ -7,6 +7,7 @@ use std::time::Duration;
 use api_client::types::{ConfigOverrides, FtReceiveConfig, VmConfig};
 
 use super::{Control, ControlError, Running, serial_host};
+use crate::api::state::Phase;
 use crate::host::serial::SerialHost;
 use crate::machine::{BuildError, MachineConfig, VirtualMachine};
 use crate::vm::{Address, Builder, Listening, Message, Start, VmHandle};
@@ -63,7 +64,10 @@ impl Make {
         let mailbox = {
             let mut state = self.control.lock();
             state.config = Some(vm.clone());
-            state.running.as_ref().map(|running| running.handle.mailbox().clone())
+            state
+                .running
+                .as_ref()
+                .map(|running| running.handle.mailbox().clone())
         };
         let mailbox = mailbox.ok_or(BuildError::Description("the backup was ended"))?;
         *self.serial.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -78,16 +82,17 @@ impl Control {
     /// # Errors
     /// When there is a VM, or the address cannot be listened on.
     pub fn ft_receive(&self, request: &FtReceiveConfig) -> Result<(), ControlError> {
-        let address: Address = request.receiver_url.parse().map_err(|error| {
-            ControlError::request(OPERATION, format!("receiver_url: {error}"))
-        })?;
+        let address: Address = request
+            .receiver_url
+            .parse()
+            .map_err(|error| ControlError::request(OPERATION, format!("receiver_url: {error}")))?;
         let mut state = self.lock();
-        let over = state.running.as_ref().is_some_and(|running| running.ended.is_some());
-        if (state.running.is_some() && !over) || state.receiving.is_some() {
+        if state.phase() != Phase::Nothing {
             return Err(ControlError::state(OPERATION, "VM is already created"));
         }
-        let listening =
-            address.listen().map_err(|error| ControlError::failed(OPERATION, &error))?;
+        let listening = address
+            .listen()
+            .map_err(|error| ControlError::failed(OPERATION, &error))?;
         let wanted = Arc::new(AtomicBool::new(true));
         let address = match (&address, listening.port()) {
             (Address::Tcp(text), Some(port)) => {
@@ -97,11 +102,16 @@ impl Control {
             _ => address.to_string(),
         };
         let before = state.running.take();
-        state.receiving = Some(Receiving { address, wanted: wanted.clone() });
+        state.receiving = Some(Receiving {
+            address,
+            wanted: wanted.clone(),
+        });
         state.last_status = None;
         drop(state);
         drop(before);
-        let Some(control) = self.itself.upgrade() else { return Ok(()) };
+        let Some(control) = self.itself.upgrade() else {
+            return Ok(());
+        };
         let overrides = request.config_overrides.clone().unwrap_or_default();
         let waiting = std::thread::Builder::new()
             .name("ft-accept".to_owned())
@@ -109,11 +119,6 @@ impl Control {
         waiting.map_err(|error| ControlError::failed(OPERATION, &error))?;
         self.event("ft-receive-ready");
         Ok(())
-    }
-
-    /// Ends the waiting for a primary; false when none was waited for.
-    pub(super) fn stop_receiving(&self) -> bool {
-        self.lock().receiving.take().is_some()
     }
 
     fn accept_primary(
@@ -137,7 +142,11 @@ impl Control {
             }
         };
         let serial = Arc::new(Mutex::new(None));
-        let make = Make { control: self.clone(), overrides, serial: serial.clone() };
+        let make = Make {
+            control: self.clone(),
+            overrides,
+            serial: serial.clone(),
+        };
         let builder: Builder = Box::new(move |config, rest| make.machine(config, rest));
         let peer = connection.peer().to_owned();
         match self.start(Start::Backup(builder), serial) {
@@ -155,8 +164,7 @@ impl Control {
             let mut state = self.lock();
             state.receiving = None;
             state.peer = Some(peer);
-            state.running =
-                Some(Running { handle: handle.clone(), paused: false, ended: None });
+            state.running = Some(Running::new(handle.clone(), false));
         }
         self.event("ft-receive-started");
         handle.mailbox().send(Message::Connected(connection));

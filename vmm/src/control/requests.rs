@@ -5,6 +5,7 @@ use ft::event::ControlOp;
 use serde::Serialize;
 
 use super::{Control, ControlError, Notice};
+use crate::api::state::{Call, permit};
 use crate::api::{Answer, ApiError, Request, Requests};
 
 /// Features of this build, as `vmm.ping` lists them.
@@ -38,7 +39,10 @@ impl Control {
                 self.operate(ControlOp::Reset, "The VM could not be rebooted")?;
             }
             Request::VmPowerButton => {
-                self.operate(ControlOp::PowerButton, "The power button could not be pressed")?;
+                self.operate(
+                    ControlOp::PowerButton,
+                    "The power button could not be pressed",
+                )?;
             }
             Request::VmNmi => self.operate(ControlOp::Nmi, "The NMI could not be raised")?,
             Request::VmInfo => return json(self.info()?),
@@ -50,7 +54,11 @@ impl Control {
             Request::FtFailover(request) => self.ft_failover(&request)?,
             Request::Unsupported(name) => {
                 let reason = format!("{name} is not supported by this build");
-                return Err(ControlError::new(501, "The call could not be made", vec![reason]));
+                return Err(ControlError::new(
+                    501,
+                    "The call could not be made",
+                    vec![reason],
+                ));
             }
         }
         Ok(Answer::Empty)
@@ -65,6 +73,10 @@ impl Control {
 
 impl Requests for Control {
     fn handle(&self, request: Request) -> Result<Answer, ApiError> {
+        if let Some(call) = request.call().filter(|call| *call != Call::VmDelete) {
+            let state = self.lock();
+            permit(call, state.phase(), state.protection())?;
+        }
         self.carry_out(request).map_err(ApiError::from)
     }
 }

@@ -13,7 +13,11 @@ use std::time::Duration;
 /// # Errors
 /// What the host says, interruptions aside.
 pub fn wait_readable(fd: RawFd, timeout: Duration) -> std::io::Result<bool> {
-    let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut entry = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: one entry, which lives through the call.
     let ready = unsafe { libc::poll(&mut entry, 1, timeout_ms) };
@@ -21,7 +25,11 @@ pub fn wait_readable(fd: RawFd, timeout: Duration) -> std::io::Result<bool> {
         return Ok(ready > 0);
     }
     let error = Error::last_os_error();
-    if error.kind() == std::io::ErrorKind::Interrupted { Ok(false) } else { Err(error) }
+    if error.kind() == std::io::ErrorKind::Interrupted {
+        Ok(false)
+    } else {
+        Err(error)
+    }
 }
 
 /// Sends what the socket takes without waiting.
@@ -31,7 +39,17 @@ pub fn wait_readable(fd: RawFd, timeout: Duration) -> std::io::Result<bool> {
 pub fn send_now(socket: &impl AsRawFd, bytes: &[u8]) -> std::io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the buffer lives through the call, and its length is given.
-    let sent =
-        unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
-    if sent < 0 { Err(Error::last_os_error()) } else { Ok(sent as usize) }
+    let sent = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            flags,
+        )
+    };
+    if sent < 0 {
+        Err(Error::last_os_error())
+    } else {
+        Ok(sent as usize)
+    }
 }

@@ -7,7 +7,9 @@ use acpi_tables::aml::{
     FieldUpdateRule, IO, If, Interrupt, Local, Method, Name, Notify, ONE, OpRegion, OpRegionSpace,
     Package, Path, ResourceTemplate, Scope, Store, ZERO,
 };
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -50,7 +52,12 @@ pub fn write_tables(memory: &GuestMemory, serial: bool) -> Result<u64, LoadError
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
     let xsdt = put(&bytes_of(&xsdt))?;
-    place(memory, "the ACPI root pointer", RSDP, &bytes_of(&Rsdp::new(OEM_ID, xsdt)))?;
+    place(
+        memory,
+        "the ACPI root pointer",
+        RSDP,
+        &bytes_of(&Rsdp::new(OEM_ID, xsdt)),
+    )?;
     Ok(RSDP)
 }
 
@@ -169,8 +176,10 @@ fn event_device() -> Vec<u8> {
     let notify = Notify::new(&button, &status);
     let when_pressed = If::new(&pressed, vec![&notify]);
     let event = Method::new("_EVT".into(), 1, true, vec![&read, &when_pressed]);
-    let device =
-        Device::new("GED_".into(), vec![&hid, &uid, &resources, &region, &field, &event]);
+    let device = Device::new(
+        "GED_".into(),
+        vec![&hid, &uid, &resources, &region, &field, &event],
+    );
     bytes_of(&Scope::new("_SB_".into(), vec![&device]))
 }
 

@@ -28,8 +28,13 @@ const LOW_END: u64 = 0xa_0000;
 const HIGH_MEMORY: u64 = 0x10_0000;
 
 /// Descriptors: null, null, 64-bit code, data, task state. Selectors as the protocol wants them.
-const DESCRIPTORS: [u64; 5] =
-    [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff];
+const DESCRIPTORS: [u64; 5] = [
+    0,
+    0,
+    0x00af_9b00_0000_ffff,
+    0x00cf_9300_0000_ffff,
+    0x008f_8b00_0000_ffff,
+];
 const CODE_32: u64 = 0x00cf_9b00_0000_ffff;
 const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
@@ -131,7 +136,12 @@ impl Boot<'_> {
         info.extend(0u32.to_le_bytes());
         place(memory, "the PVH information", PVH_INFO, &info)?;
         if let Some((address, size)) = self.initramfs {
-            place(memory, "the PVH modules", PVH_MODULES, &words(&[address, size, 0, 0]))?;
+            place(
+                memory,
+                "the PVH modules",
+                PVH_MODULES,
+                &words(&[address, size, 0, 0]),
+            )?;
         }
         let mut entries = Vec::new();
         for (start, size, kind) in map {
@@ -155,7 +165,10 @@ fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 fn words(values: &[u64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 /// Maps the first 4 GiB onto themselves in 2 MiB pages.
@@ -163,12 +176,19 @@ fn place_identity_map(memory: &GuestMemory) -> Result<(), LoadError> {
     const ENTRIES: u64 = 512;
     let table = paging::PRESENT | paging::WRITABLE;
     let what = "the page tables";
-    place(memory, what, PAGE_TABLES, &words(&[(PAGE_TABLES + 0x1000) | table]))?;
-    let directories: Vec<u64> =
-        (0..4).map(|index| (PAGE_TABLES + 0x2000 + index * 0x1000) | table).collect();
+    place(
+        memory,
+        what,
+        PAGE_TABLES,
+        &words(&[(PAGE_TABLES + 0x1000) | table]),
+    )?;
+    let directories: Vec<u64> = (0..4)
+        .map(|index| (PAGE_TABLES + 0x2000 + index * 0x1000) | table)
+        .collect();
     place(memory, what, PAGE_TABLES + 0x1000, &words(&directories))?;
-    let pages: Vec<u64> =
-        (0..4 * ENTRIES).map(|index| index << 21 | table | paging::LARGE).collect();
+    let pages: Vec<u64> = (0..4 * ENTRIES)
+        .map(|index| index << 21 | table | paging::LARGE)
+        .collect();
     place(memory, what, PAGE_TABLES + 0x2000, &words(&pages))
 }
 

@@ -98,9 +98,14 @@ impl Kernel {
     pub fn parse(bytes: &[u8]) -> Result<Self, KernelError> {
         if bytes.starts_with(b"\x7fELF") {
             let (segments, end, _) = parse_elf(bytes)?;
-            let entry = pvh_entry(bytes)?
-                .ok_or(KernelError::Unusable("it has no PVH note, and is not a bzImage"))?;
-            return Ok(Self { segments, end, entry: Entry::Pvh { entry } });
+            let entry = pvh_entry(bytes)?.ok_or(KernelError::Unusable(
+                "it has no PVH note, and is not a bzImage",
+            ))?;
+            return Ok(Self {
+                segments,
+                end,
+                entry: Entry::Pvh { entry },
+            });
         }
         if bytes.get(0x202..0x206) == Some(b"HdrS") {
             return Self::parse_bzimage(bytes);
@@ -120,22 +125,43 @@ impl Kernel {
         if bytes[0x236] & 1 == 0 {
             return Err(KernelError::BzImage("it is not a 64-bit kernel"));
         }
-        let setup_sectors = if bytes[SETUP_HEADER] == 0 { 4 } else { bytes[SETUP_HEADER] };
+        let setup_sectors = if bytes[SETUP_HEADER] == 0 {
+            4
+        } else {
+            bytes[SETUP_HEADER]
+        };
         let code = (usize::from(setup_sectors) + 1) * 512;
-        let from = code.checked_add(word(0x248)).ok_or(KernelError::BzImage("bad payload"))?;
-        let to = from.checked_add(word(0x24c)).ok_or(KernelError::BzImage("bad payload"))?;
+        let from = code
+            .checked_add(word(0x248))
+            .ok_or(KernelError::BzImage("bad payload"))?;
+        let to = from
+            .checked_add(word(0x24c))
+            .ok_or(KernelError::BzImage("bad payload"))?;
         let payload = bytes.get(from..to).ok_or(short)?;
         let unpacked = unpack(payload)?;
         let (segments, end, entry) = parse_elf(&unpacked)?;
         // The header ends where the jump over it leads.
-        let header_end = (0x202 + usize::from(bytes[0x201])).min(0x290).min(bytes.len());
+        let header_end = (0x202 + usize::from(bytes[0x201]))
+            .min(0x290)
+            .min(bytes.len());
         let setup_header = bytes[SETUP_HEADER..header_end].to_vec();
-        Ok(Self { segments, end, entry: Entry::Linux64 { entry, setup_header } })
+        Ok(Self {
+            segments,
+            end,
+            entry: Entry::Linux64 {
+                entry,
+                setup_header,
+            },
+        })
     }
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let text: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let text: Vec<String> = bytes
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     text.join(" ")
 }
 
@@ -149,12 +175,18 @@ fn unpack(payload: &[u8]) -> Result<Vec<u8>, KernelError> {
             read_all("xz", liblzma::read::XzDecoder::new(payload))
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let decoder = zstd::stream::read::Decoder::new(payload)
-                .map_err(|source| KernelError::Unpack { format: "zstd", source })?;
+            let decoder = zstd::stream::read::Decoder::new(payload).map_err(|source| {
+                KernelError::Unpack {
+                    format: "zstd",
+                    source,
+                }
+            })?;
             read_all("zstd", decoder.single_frame())
         }
         [0x02, 0x21, 0x4c, 0x18, blocks @ ..] => unpack_lz4_legacy(blocks),
-        _ => Err(KernelError::Compression { start: hex(payload) }),
+        _ => Err(KernelError::Compression {
+            start: hex(payload),
+        }),
     }
 }
 
@@ -173,7 +205,9 @@ fn unpack_lz4_legacy(mut blocks: &[u8]) -> Result<Vec<u8>, KernelError> {
         if rest.is_empty() {
             break;
         }
-        let block = rest.get(..len).ok_or_else(|| lz4_error("a block is cut short"))?;
+        let block = rest
+            .get(..len)
+            .ok_or_else(|| lz4_error("a block is cut short"))?;
         let data = lz4_flex::block::decompress(block, LZ4_LEGACY_BLOCK)
             .map_err(|error| lz4_error(&error.to_string()))?;
         unpacked.extend_from_slice(&data);
@@ -186,7 +220,10 @@ fn unpack_lz4_legacy(mut blocks: &[u8]) -> Result<Vec<u8>, KernelError> {
 }
 
 fn lz4_error(text: &str) -> KernelError {
-    KernelError::Unpack { format: "LZ4", source: std::io::Error::other(text.to_owned()) }
+    KernelError::Unpack {
+        format: "LZ4",
+        source: std::io::Error::other(text.to_owned()),
+    }
 }
 
 /// Loadable segments, the first address after them, and the physical entry address.
@@ -195,7 +232,9 @@ fn parse_elf(bytes: &[u8]) -> Result<(Vec<Segment>, u64, u64), KernelError> {
     if file.ehdr.class != elf::file::Class::ELF64 || file.ehdr.e_machine != EM_X86_64 {
         return Err(KernelError::Unusable("it is not for x86-64"));
     }
-    let headers = file.segments().ok_or(KernelError::Unusable("it has no segments"))?;
+    let headers = file
+        .segments()
+        .ok_or(KernelError::Unusable("it has no segments"))?;
     let (mut segments, mut end) = (Vec::new(), 0);
     let mut entry = file.ehdr.e_entry;
     for header in headers.iter().filter(|header| header.p_type == PT_LOAD) {
@@ -212,7 +251,10 @@ fn parse_elf(bytes: &[u8]) -> Result<(Vec<Segment>, u64, u64), KernelError> {
         if header.p_vaddr != header.p_paddr && inside < header.p_memsz {
             entry = header.p_paddr + inside;
         }
-        segments.push(Segment { address: header.p_paddr, bytes: data.to_vec() });
+        segments.push(Segment {
+            address: header.p_paddr,
+            bytes: data.to_vec(),
+        });
     }
     if segments.is_empty() {
         return Err(KernelError::Unusable("it has nothing to load"));
@@ -222,9 +264,13 @@ fn parse_elf(bytes: &[u8]) -> Result<(Vec<Segment>, u64, u64), KernelError> {
 
 fn pvh_entry(bytes: &[u8]) -> Result<Option<u64>, KernelError> {
     let file = ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(KernelError::Elf)?;
-    let Some(headers) = file.segments() else { return Ok(None) };
+    let Some(headers) = file.segments() else {
+        return Ok(None);
+    };
     for header in headers.iter().filter(|header| header.p_type == PT_NOTE) {
-        let notes = file.segment_data_as_notes(&header).map_err(KernelError::Elf)?;
+        let notes = file
+            .segment_data_as_notes(&header)
+            .map_err(KernelError::Elf)?;
         for note in notes {
             if let elf::note::Note::Unknown(note) = note
                 && note.n_type == XEN_ELFNOTE_PHYS32_ENTRY

@@ -51,11 +51,7 @@ impl Payload {
     ///
     /// # Errors
     /// When one cannot be read.
-    pub fn read(
-        kernel: &Path,
-        initramfs: Option<&Path>,
-        cmdline: &str,
-    ) -> Result<Self, LoadError> {
+    pub fn read(kernel: &Path, initramfs: Option<&Path>, cmdline: &str) -> Result<Self, LoadError> {
         Ok(Self {
             kernel_path: kernel.to_owned(),
             kernel: read("kernel", kernel)?,
@@ -112,7 +108,11 @@ pub enum LoadError {
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, LoadError> {
-    std::fs::read(path).map_err(|source| LoadError::Read { what, path: path.to_owned(), source })
+    std::fs::read(path).map_err(|source| LoadError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Copies `bytes` to guest memory at `address`.
@@ -122,13 +122,15 @@ pub(crate) fn place(
     address: u64,
     bytes: &[u8],
 ) -> Result<(), LoadError> {
-    memory.write(GuestAddress(address), bytes).map_err(|source| LoadError::NoRoom {
-        what,
-        address,
-        len: bytes.len() as u64,
-        ram: memory.size(),
-        source,
-    })
+    memory
+        .write(GuestAddress(address), bytes)
+        .map_err(|source| LoadError::NoRoom {
+            what,
+            address,
+            len: bytes.len() as u64,
+            ram: memory.size(),
+            source,
+        })
 }
 
 /// Loads `payload` into `memory` and returns the state in which the first vCPU starts.
@@ -136,8 +138,10 @@ pub(crate) fn place(
 /// # Errors
 /// When a file cannot be read or used, or does not fit.
 pub fn load(memory: &GuestMemory, payload: &Payload, serial: bool) -> Result<CpuState, LoadError> {
-    let kernel = Kernel::parse(&payload.kernel)
-        .map_err(|source| LoadError::Kernel { path: payload.kernel_path.clone(), source })?;
+    let kernel = Kernel::parse(&payload.kernel).map_err(|source| LoadError::Kernel {
+        path: payload.kernel_path.clone(),
+        source,
+    })?;
     for segment in &kernel.segments {
         place(memory, "the kernel", segment.address, &segment.bytes)?;
     }
@@ -146,12 +150,21 @@ pub fn load(memory: &GuestMemory, payload: &Payload, serial: bool) -> Result<Cpu
         None => None,
     };
     if payload.cmdline.len() >= COMMAND_LINE_MOST || payload.cmdline.contains('\0') {
-        return Err(LoadError::CommandLine { len: payload.cmdline.len() });
+        return Err(LoadError::CommandLine {
+            len: payload.cmdline.len(),
+        });
     }
     let rsdp = acpi::write_tables(memory, serial)?;
-    let boot = Boot { cmdline: &payload.cmdline, initramfs, rsdp };
+    let boot = Boot {
+        cmdline: &payload.cmdline,
+        initramfs,
+        rsdp,
+    };
     match kernel.entry {
-        Entry::Linux64 { entry, ref setup_header } => boot.linux64(memory, entry, setup_header),
+        Entry::Linux64 {
+            entry,
+            ref setup_header,
+        } => boot.linux64(memory, entry, setup_header),
         Entry::Pvh { entry } => boot.pvh(memory, entry),
     }
 }
@@ -165,9 +178,18 @@ fn place_initramfs(
     let len = bytes.len() as u64;
     let address = memory.low_end().saturating_sub(len) & !0xfff;
     if address < kernel_end {
-        let source = MemoryError::Range { address: kernel_end, len };
+        let source = MemoryError::Range {
+            address: kernel_end,
+            len,
+        };
         let ram = memory.size();
-        return Err(LoadError::NoRoom { what: "the initramfs", address, len, ram, source });
+        return Err(LoadError::NoRoom {
+            what: "the initramfs",
+            address,
+            len,
+            ram,
+            source,
+        });
     }
     place(memory, "the initramfs", address, bytes)?;
     Ok((address, len))

@@ -34,12 +34,16 @@ impl BootImage {
             page[..chunk.len()].copy_from_slice(chunk);
             page
         });
-        Self { pages: pages.collect() }
+        Self {
+            pages: pages.collect(),
+        }
     }
 
     /// `count` pages of zeroes, to be filled from elsewhere.
     pub fn blank(count: u64) -> Self {
-        Self { pages: vec![ZERO_PAGE; count as usize] }
+        Self {
+            pages: vec![ZERO_PAGE; count as usize],
+        }
     }
 
     /// How many pages there are.

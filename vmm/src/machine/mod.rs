@@ -62,7 +62,10 @@ impl MachineConfig {
             memory_size: word("memory")?.parse().ok()?,
             serial: word("serial")?.parse().ok()?,
             start_seconds: 0,
-            boot_pages: word("boot-pages")?.parse().ok().filter(|&n| n <= MOST_PAGES)?,
+            boot_pages: word("boot-pages")?
+                .parse()
+                .ok()
+                .filter(|&n| n <= MOST_PAGES)?,
         };
         Some(config)
     }
@@ -122,7 +125,10 @@ impl VirtualMachine {
         if boot.page_count() > MOST_PAGES {
             return Err(BuildError::BootFiles("are larger than 1 GiB"));
         }
-        let config = MachineConfig { boot_pages: boot.page_count(), ..config };
+        let config = MachineConfig {
+            boot_pages: boot.page_count(),
+            ..config
+        };
         let mut machine = Self::blank(config, hypervisor)?;
         machine.boot = boot;
         let state = loader::load(&machine.memory, payload, machine.config.serial)?;
@@ -160,7 +166,10 @@ impl VirtualMachine {
     fn board(config: &MachineConfig) -> Board {
         Board::new(&BoardConfig {
             serial: config.serial,
-            rtc: RtcConfig { base_seconds: config.start_seconds, ..RtcConfig::default() },
+            rtc: RtcConfig {
+                base_seconds: config.start_seconds,
+                ..RtcConfig::default()
+            },
             phys_address_bits: PHYSICAL_BITS as u8,
         })
     }
@@ -219,7 +228,10 @@ impl VirtualMachine {
                 let now = self.virtual_time();
                 self.board.advance(now);
             }
-            Input::Device { device: SERIAL, payload } => {
+            Input::Device {
+                device: SERIAL,
+                payload,
+            } => {
                 let room = self.board.serial_input_room();
                 if payload.len() > room {
                     return Err(MachineError::new(format!(
@@ -231,12 +243,16 @@ impl VirtualMachine {
                 assert_eq!(taken, payload.len(), "the port takes what it has room for");
             }
             Input::Device { device, .. } => {
-                return Err(MachineError::new(format!("no device {} takes input", device.0)));
+                return Err(MachineError::new(format!(
+                    "no device {} takes input",
+                    device.0
+                )));
             }
             Input::Control(ControlOp::PowerButton) => self.board.power_button(),
             Input::Control(ControlOp::Nmi) => self.board.nmi_button(),
             Input::Control(ControlOp::Reset) => {
-                self.reset().map_err(|error| MachineError::new(error.to_string()))?;
+                self.reset()
+                    .map_err(|error| MachineError::new(error.to_string()))?;
             }
         }
         Ok(())
@@ -244,7 +260,9 @@ impl VirtualMachine {
 
     fn copy_page(&self, page: PageNumber, bytes: &mut Page) {
         match page.0.checked_sub(self.memory.page_count()) {
-            None => self.memory.with_page(page.0, |from| bytes.copy_from_slice(from)),
+            None => self
+                .memory
+                .with_page(page.0, |from| bytes.copy_from_slice(from)),
             Some(index) => bytes.copy_from_slice(self.boot.page(index)),
         }
     }

@@ -103,11 +103,7 @@ impl VirtualMachine {
             }
             Exit::TaskPriority => self.board.set_cr8(self.vcpu.cr8()),
             Exit::Shutdown => self.reset()?,
-            Exit::Reached
-            | Exit::Kicked
-            | Exit::Halted
-            | Exit::InterruptWindow
-            | Exit::Debug => {}
+            Exit::Reached | Exit::Kicked | Exit::Halted | Exit::InterruptWindow | Exit::Debug => {}
         }
         Ok(())
     }
@@ -199,7 +195,10 @@ impl VirtualMachine {
         self.resets += 1;
         self.tsc_offset = 0;
         self.clear_memory();
-        let payload = self.boot.payload().ok_or(BuildError::BootFiles("are not there"))?;
+        let payload = self
+            .boot
+            .payload()
+            .ok_or(BuildError::BootFiles("are not there"))?;
         let mut state = loader::load(&self.memory, &payload, self.config.serial)?;
         state.logical_time = time;
         state.tsc = tsc;

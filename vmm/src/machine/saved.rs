@@ -28,7 +28,11 @@ struct MachineStateV1 {
 fn encode<T: Serialize>(name: &str, version: u16, state: &T) -> Section {
     let bytes = postcard::to_allocvec(state)
         .expect("saved types have no maps and no unsized sequences, and memory is the writer");
-    Section { name: name.to_owned(), version, bytes }
+    Section {
+        name: name.to_owned(),
+        version,
+        bytes,
+    }
 }
 
 fn find<'a>(
@@ -57,41 +61,59 @@ fn decode<'a, T: Deserialize<'a>>(section: &'a Section) -> Result<T, MachineErro
             section.name,
             rest.len()
         ))),
-        Err(error) => {
-            Err(MachineError::new(format!("section {} is malformed: {error}", section.name)))
-        }
+        Err(error) => Err(MachineError::new(format!(
+            "section {} is malformed: {error}",
+            section.name
+        ))),
     }
 }
 
 /// The fields of a processor state by name, for reports.
 fn describe_cpu(bytes: &[u8]) -> Vec<(String, String)> {
-    let Ok(state) = postcard::from_bytes::<CpuState>(bytes) else { return Vec::new() };
-    let Ok(value) = serde_json::to_value(state) else { return Vec::new() };
+    let Ok(state) = postcard::from_bytes::<CpuState>(bytes) else {
+        return Vec::new();
+    };
+    let Ok(value) = serde_json::to_value(state) else {
+        return Vec::new();
+    };
     let mut fields = Vec::new();
     flatten(String::new(), &value, &mut fields);
     fields
 }
 
 fn describe_machine(bytes: &[u8]) -> Vec<(String, String)> {
-    let Ok(state) = postcard::from_bytes::<MachineStateV1>(bytes) else { return Vec::new() };
-    let Ok(value) = serde_json::to_value(state) else { return Vec::new() };
+    let Ok(state) = postcard::from_bytes::<MachineStateV1>(bytes) else {
+        return Vec::new();
+    };
+    let Ok(value) = serde_json::to_value(state) else {
+        return Vec::new();
+    };
     let mut fields = Vec::new();
     flatten(String::new(), &value, &mut fields);
     fields
 }
 
 fn flatten(path: String, value: &serde_json::Value, fields: &mut Vec<(String, String)>) {
-    let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let join = |key: &str| {
+        if path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{path}.{key}")
+        }
+    };
     match value {
         serde_json::Value::Object(map) => {
-            map.iter().for_each(|(key, inner)| flatten(join(key), inner, fields));
+            map.iter()
+                .for_each(|(key, inner)| flatten(join(key), inner, fields));
         }
         serde_json::Value::Array(items) => {
             let indexed = items.iter().enumerate();
             indexed.for_each(|(index, inner)| flatten(join(&index.to_string()), inner, fields));
         }
         serde_json::Value::Number(number) => {
-            let text = number.as_u64().map_or_else(|| number.to_string(), |n| format!("{n:#x}"));
+            let text = number
+                .as_u64()
+                .map_or_else(|| number.to_string(), |n| format!("{n:#x}"));
             fields.push((path, text));
         }
         other => fields.push((path, other.to_string())),
@@ -161,7 +183,9 @@ impl Machine for VirtualMachine {
             })
             .collect();
         let board = Board::restore(&board).map_err(|error| MachineError::new(error.to_string()))?;
-        self.vcpu.restore(&cpu).map_err(|error| MachineError::new(error.to_string()))?;
+        self.vcpu
+            .restore(&cpu)
+            .map_err(|error| MachineError::new(error.to_string()))?;
         self.board = board;
         self.powered_off = state.powered_off;
         self.tsc_offset = state.tsc_offset;
@@ -182,7 +206,11 @@ impl Machine for VirtualMachine {
             .into_iter()
             .zip(second)
             .filter(|(one, other)| one != other)
-            .map(|(one, other)| FieldDifference { field: one.0, first: one.1, second: other.1 })
+            .map(|(one, other)| FieldDifference {
+                field: one.0,
+                first: one.1,
+                second: other.1,
+            })
             .collect()
     }
 

@@ -71,14 +71,20 @@ impl std::str::FromStr for Address {
         }
         match text.strip_prefix("unix:") {
             Some(path) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            _ => Err(AddressError::Form { text: text.to_owned() }),
+            _ => Err(AddressError::Form {
+                text: text.to_owned(),
+            }),
         }
     }
 }
 
 impl Address {
     fn unreachable(&self, action: &'static str, source: std::io::Error) -> AddressError {
-        AddressError::Unreachable { action, address: self.to_string(), source }
+        AddressError::Unreachable {
+            action,
+            address: self.to_string(),
+            source,
+        }
     }
 
     /// Connects to a listening peer.
@@ -88,9 +94,7 @@ impl Address {
     pub fn connect(&self) -> Result<Connection, AddressError> {
         let failed = |source| self.unreachable("connect to", source);
         match self {
-            Self::Unix(path) => {
-                UnixStream::connect(path).map(Stream::Unix).map_err(failed)
-            }
+            Self::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(failed),
             Self::Tcp(address) => {
                 let mut last = std::io::Error::other("the name has no address");
                 let addresses = address.to_socket_addrs().map_err(failed)?;
@@ -157,9 +161,10 @@ impl Listening {
                 let (stream, peer) = listener.accept()?;
                 (Stream::Tcp(stream), format!("tcp:{peer}"))
             }
-            ListeningSocket::Unix(listener, path) => {
-                (Stream::Unix(listener.accept()?.0), format!("unix:{}", path.display()))
-            }
+            ListeningSocket::Unix(listener, path) => (
+                Stream::Unix(listener.accept()?.0),
+                format!("unix:{}", path.display()),
+            ),
         };
         Connection::new(stream, peer).map(Some)
     }
@@ -237,7 +242,14 @@ impl Connection {
             stream.set_nodelay(true)?;
         }
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { number, peer, stream, unsent: Vec::new(), sent: 0, broken: false })
+        Ok(Self {
+            number,
+            peer,
+            stream,
+            unsent: Vec::new(),
+            sent: 0,
+            broken: false,
+        })
     }
 
     /// Tells this connection's messages from those of others.
@@ -257,21 +269,23 @@ impl Connection {
     pub fn start_reading(&self, mailbox: Mailbox) -> std::io::Result<()> {
         let mut stream = self.stream.try_clone()?;
         let number = self.number;
-        std::thread::Builder::new().name("ft-link".to_owned()).spawn(move || {
-            let mut buffer = vec![0; READ_SIZE];
-            loop {
-                match stream.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(count) => mailbox.send(Message::Bytes(number, buffer[..count].to_vec())),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        log::debug!("connection {number} ends: {error}");
-                        break;
+        std::thread::Builder::new()
+            .name("ft-link".to_owned())
+            .spawn(move || {
+                let mut buffer = vec![0; READ_SIZE];
+                loop {
+                    match stream.read(&mut buffer) {
+                        Ok(0) => break,
+                        Ok(count) => mailbox.send(Message::Bytes(number, buffer[..count].to_vec())),
+                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        Err(error) => {
+                            log::debug!("connection {number} ends: {error}");
+                            break;
+                        }
                     }
                 }
-            }
-            mailbox.send(Message::Closed(number));
-        })?;
+                mailbox.send(Message::Closed(number));
+            })?;
         Ok(())
     }
 
@@ -320,7 +334,15 @@ mod tests {
         for text in ["tcp:127.0.0.1:7000", "tcp:[::1]:7000", "unix:/run/ft.sock"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        for text in ["", "tcp:", "tcp:7000", "tcp::7000", "tcp:host:70000", "unix:", "udp:a:1"] {
+        for text in [
+            "",
+            "tcp:",
+            "tcp:7000",
+            "tcp::7000",
+            "tcp:host:70000",
+            "unix:",
+            "udp:a:1",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }
@@ -328,7 +350,12 @@ mod tests {
     #[test]
     fn connecting_to_nobody_names_the_address() {
         let address: Address = "unix:/nonexistent/ft.sock".parse().unwrap();
-        let Err(error) = address.connect() else { panic!("nobody listens") };
-        assert!(error.to_string().contains("/nonexistent/ft.sock"), "{error}");
+        let Err(error) = address.connect() else {
+            panic!("nobody listens")
+        };
+        assert!(
+            error.to_string().contains("/nonexistent/ft.sock"),
+            "{error}"
+        );
     }
 }

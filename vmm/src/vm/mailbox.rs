@@ -32,7 +32,13 @@ impl Mailbox {
     /// A mailbox and its receiving end.
     pub fn new() -> (Self, Receiver<Message>) {
         let (sender, receiver) = mpsc::channel();
-        (Self { sender, kicker: Arc::default() }, receiver)
+        (
+            Self {
+                sender,
+                kicker: Arc::default(),
+            },
+            receiver,
+        )
     }
 
     /// Names the vCPU that must come back when something arrives.

@@ -47,7 +47,8 @@ pub enum VmEvent {
 }
 
 /// Makes the machine of a backup, from what the primary handed on.
-pub type Builder = Box<dyn FnMut(MachineConfig, &[u8]) -> Result<VirtualMachine, BuildError> + Send>;
+pub type Builder =
+    Box<dyn FnMut(MachineConfig, &[u8]) -> Result<VirtualMachine, BuildError> + Send>;
 
 /// What the thread is to start as.
 pub enum Start {
@@ -140,10 +141,15 @@ impl VmHandle {
     ) -> std::io::Result<Self> {
         let (mailbox, receiver) = Mailbox::new();
         let inner = mailbox.clone();
-        let thread = std::thread::Builder::new().name("vcpu0".to_owned()).spawn(move || {
-            thread::VmThread::new(owner, start, host, listener, inner, receiver).run();
-        })?;
-        Ok(Self { mailbox, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("vcpu0".to_owned())
+            .spawn(move || {
+                thread::VmThread::new(owner, start, host, listener, inner, receiver).run();
+            })?;
+        Ok(Self {
+            mailbox,
+            thread: Some(thread),
+        })
     }
 
     /// Where messages to the thread go.
@@ -167,7 +173,8 @@ impl VmHandle {
 
     /// An operation of the operator's on the machine.
     pub fn control(&self, operation: ControlOp) {
-        self.mailbox.send(Message::Command(Command::Control(operation)));
+        self.mailbox
+            .send(Message::Command(Command::Control(operation)));
     }
 
     /// Begins protection; answered when it has begun, not when the clone is complete.
@@ -204,7 +211,9 @@ impl VmHandle {
 
     /// Whether the thread has ended.
     pub fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
+        self.thread
+            .as_ref()
+            .is_none_or(std::thread::JoinHandle::is_finished)
     }
 }
 

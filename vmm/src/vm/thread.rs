@@ -62,7 +62,11 @@ impl VmThread {
         let (replica, machine, builder) = match start {
             Start::Live(machine, log) => {
                 sink = log;
-                (Replica::primary(owner, pace, machine.as_ref(), now), Some(machine), None)
+                (
+                    Replica::primary(owner, pace, machine.as_ref(), now),
+                    Some(machine),
+                    None,
+                )
             }
             Start::Backup(builder) => (Replica::backup(owner, pace, now), None, Some(builder)),
         };
@@ -168,7 +172,11 @@ impl VmThread {
             Some(until) => Duration::from_nanos(until.since(now)),
             None => Duration::from_secs(1),
         };
-        let most = if all_sent { most } else { most.min(UNSENT_WAIT) };
+        let most = if all_sent {
+            most
+        } else {
+            most.min(UNSENT_WAIT)
+        };
         match self.receiver.recv_timeout(most) {
             Ok(message) => self.take(message),
             Err(RecvTimeoutError::Timeout) => {}
@@ -200,7 +208,9 @@ impl VmThread {
     }
 
     fn is_current(&self, number: u64) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.number() == number)
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.number() == number)
     }
 
     fn connect(&mut self, connection: Connection) {
@@ -216,17 +226,26 @@ impl VmThread {
         if self.serial.is_empty() || !self.inbox.is_empty() || !self.replica.is_live() {
             return;
         }
-        let count = self.serial.len().min(machine.serial_input_room()).min(SERIAL_CHUNK);
+        let count = self
+            .serial
+            .len()
+            .min(machine.serial_input_room())
+            .min(SERIAL_CHUNK);
         if count > 0 {
             let payload: Vec<u8> = self.serial.drain(..count).collect();
-            let offered = self.inbox.offer(Input::Device { device: SERIAL, payload });
+            let offered = self.inbox.offer(Input::Device {
+                device: SERIAL,
+                payload,
+            });
             assert!(offered.is_ok(), "an empty inbox takes one chunk");
         }
     }
 
     /// Makes a backup's machine when the primary has said what it is like.
     fn build_machine(&mut self) {
-        let Some(hello) = self.replica.hello() else { return };
+        let Some(hello) = self.replica.hello() else {
+            return;
+        };
         let (config, fence_text) = (hello.config.clone(), hello.parameters.fence.clone());
         let now = self.now();
         match self.prepare(&config, &fence_text) {
@@ -273,7 +292,14 @@ impl VmThread {
 
     /// Sends what there is to send; false when some of it has to wait.
     fn transmit(&mut self) -> bool {
-        let Self { connection: Some(connection), replica, .. } = self else { return true };
+        let Self {
+            connection: Some(connection),
+            replica,
+            ..
+        } = self
+        else {
+            return true;
+        };
         let all_sent = connection.transmit(|most| replica.poll_transmit(most));
         if all_sent && !replica.wants_link() {
             self.connection = None;
@@ -347,7 +373,9 @@ impl VmThread {
     fn status(&self, now: HostTime) -> VmStatus {
         let machine = self.machine.as_deref();
         VmStatus {
-            ft: self.replica.status(machine.map(|machine| machine as &dyn Machine), now),
+            ft: self
+                .replica
+                .status(machine.map(|machine| machine as &dyn Machine), now),
             live: self.replica.is_live() && self.machine.is_some(),
             paused: self.paused,
             memory_size: machine.map_or(0, |machine| machine.config().memory_size),
@@ -363,6 +391,8 @@ fn open_fence(text: &str) -> Result<Box<dyn Fence>, VmError> {
     match text.split_once(':') {
         Some(("file", path)) if !path.is_empty() => Ok(Box::new(FileFence::new(path))),
         None if text == "none" => Ok(Box::new(NoFence)),
-        _ => Err(VmError::Refused(format!("fence {text:?} is not file:PATH or none"))),
+        _ => Err(VmError::Refused(format!(
+            "fence {text:?} is not file:PATH or none"
+        ))),
     }
 }

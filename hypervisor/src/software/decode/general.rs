@@ -90,8 +90,9 @@ fn moves(i: &Instruction) -> Option<Handler> {
         N::Prefetchnta | N::Prefetcht0 | N::Prefetcht1 | N::Prefetcht2 => data::nothing,
         // All of 0F 0D: hints to processors that take them, and reserved.
         N::Prefetch | N::Prefetchw | N::Prefetchwt1 => data::nothing,
-        // Reserved hints; some mean something to processors that have shadow stacks or prefetch code.
-        N::Reservednop | N::Rdsspd | N::Rdsspq | N::Prefetchit0 | N::Prefetchit1 => data::nothing,
+        // Reserved hints; to other processors some of them mean something.
+        N::Reservednop | N::Cldemote | N::Rdsspd | N::Rdsspq => data::nothing,
+        N::Prefetchit0 | N::Prefetchit1 => data::nothing,
         _ => return conditional(i, bits),
     })
 }

@@ -2,6 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
+use crate::arch::x86_64::segment::SS;
 use crate::software::cpu::Mode;
 use crate::software::op::{
     FLAT, FS_BASE, GS_BASE, Handler, LEGACY_16, LEGACY_32, Op, REP_EQUAL, REP_NONE,
@@ -33,6 +34,8 @@ pub fn lower(instruction: &Instruction, run: Handler, mode: Mode) -> Op {
         set_segment(&mut op, instruction.memory_segment());
     } else if has_memory(instruction) {
         lower_memory(&mut op, instruction, mode);
+    } else if instruction.is_stack_instruction() {
+        op.segment = SS as u8;
     }
     if matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32) {
         op.disp = u64::from(instruction.far_branch_selector());
@@ -68,7 +71,19 @@ fn lower_memory(op: &mut Op, instruction: &Instruction, mode: Mode) {
         }
     };
     set_addressing(op, size, mode);
-    set_segment(op, instruction.memory_segment());
+    set_segment(op, effective_segment(instruction, mode));
+}
+
+/// The segment of the memory operand: 64-bit mode ignores prefixes but those of FS and GS.
+fn effective_segment(instruction: &Instruction, mode: Mode) -> Register {
+    let named = instruction.memory_segment();
+    if mode != Mode::Long || matches!(named, Register::FS | Register::GS) {
+        return named;
+    }
+    match instruction.memory_base() {
+        Register::RSP | Register::RBP | Register::ESP | Register::EBP => Register::SS,
+        _ => Register::DS,
+    }
 }
 
 fn set_addressing(op: &mut Op, size: usize, mode: Mode) {

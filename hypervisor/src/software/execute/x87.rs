@@ -173,6 +173,8 @@ pub trait Store<T> {
 pub fn store<T: InMemory, I: Store<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_waiting_x87()?;
     let linear = cpu.linear(op, T::SIZE as u64, true)?;
+    // A fault of memory comes before an exception that prevents the store.
+    cpu.probe_write(linear, T::SIZE)?;
     let before = cpu.fpu.x87.clone();
     record_operand(cpu, op, linear);
     let written = match I::apply(&mut cpu.fpu.x87) {

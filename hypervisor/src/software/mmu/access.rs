@@ -3,7 +3,6 @@
 
 use super::fast::Scalar;
 use super::tlb::{CLEAN, CODE, DEVICE, EMPTY, Entry};
-use crate::arch::x86_64::exception;
 use crate::arch::x86_64::paging::{PAGE_MASK, PAGE_SIZE};
 use crate::memory::GuestAddress;
 use crate::software::cpu::Cpu;
@@ -136,7 +135,7 @@ impl Cpu {
     /// #PF, or #GP for an address that is not canonical.
     pub(super) fn locate(&mut self, linear: u64, write: bool) -> Result<Entry, Stop> {
         if !self.is_canonical(linear) {
-            return Err(self.raise(Fault::with_code(exception::GP, 0)));
+            return Err(self.raise(Fault::non_canonical()));
         }
         let entry = *self.mmu.tlb.entry(linear);
         let tag = if write { entry.write } else { entry.read };

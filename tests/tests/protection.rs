@@ -1,0 +1,281 @@
+//! A protected guest with a client: kills, planned failovers, lost backups, fences, false peers.
+//!
+//! One guest is booted for each test, and goes through many protections.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tests::HarnessError;
+use tests::command::Scratch;
+use tests::process::{VmProcess, wait_until};
+use tests::scenario::{Client, Pair, Protection};
+use tests::service::Line;
+
+const LIMIT: Duration = Duration::from_secs(15);
+const SERVICE: &str = "MARK begin service";
+
+fn boot(scratch: &Scratch) -> (Pair, Line) {
+    let folder = scratch.path().to_owned();
+    let (pair, line, _) = Pair::boot(folder, "128M", "job=service", SERVICE).unwrap();
+    (pair, line)
+}
+
+fn protection(release: &str, transport: &'static str) -> Protection {
+    Protection {
+        start: json!({"release": release}),
+        transport,
+    }
+}
+
+/// Waits until the client has some more replies.
+fn more_replies(client: &Client, count: u64) {
+    let target = client.ledger().acknowledged + count;
+    let waited = wait_until("further replies", LIMIT, || {
+        Ok(client.ledger().acknowledged >= target || client.has_ended())
+    });
+    waited.unwrap();
+    assert!(!client.has_ended(), "the client gave up");
+}
+
+fn wait_for(process: &VmProcess, member: &str, value: &Value) -> Value {
+    let mut last = Value::Null;
+    let waited = wait_until(&format!("{member} {value}"), LIMIT, || {
+        last = process.ft_status()?;
+        Ok(last[member] == *value)
+    });
+    assert!(waited.is_ok(), "{waited:?}: {last}");
+    last
+}
+
+fn follow_backup(pair: &Pair, client: &Client) {
+    client.follow(pair.backup.as_ref().unwrap().serial().to_owned());
+}
+
+fn refused(result: Result<(), HarnessError>, words: &[&str]) {
+    let said = result.expect_err("a call that must be refused").to_string();
+    for word in words {
+        assert!(said.contains(word), "no {word:?} in {said:?}");
+    }
+}
+
+fn start_body(scratch: &Scratch, url: &Value, fence: &str) -> Value {
+    let fence = format!("file:{}", scratch.file(fence).display());
+    json!({"destination_url": url, "fence": fence})
+}
+
+#[test]
+fn nothing_is_lost_when_the_primary_is_killed_under_each_release_policy() {
+    let scratch = Scratch::new("kill").unwrap();
+    let (mut pair, line) = boot(&scratch);
+    let mut client = Client::start(line, pair.primary.serial().to_owned()).unwrap();
+    let rounds = [
+        ("received", "tcp"),
+        ("replayed", "unix"),
+        ("verified", "tcp"),
+    ];
+    for (round, (release, transport)) in rounds.into_iter().enumerate() {
+        pair.protect(&protection(release, transport)).unwrap();
+        let before = pair.primary.ft_status().unwrap();
+        assert_eq!(before["role"], "primary");
+        assert_eq!(before["parameters"]["release"], release);
+        let clone = before["last_clone"]["pages"].as_u64().unwrap();
+        assert!(clone > 1000, "{before}");
+        more_replies(&client, 30);
+        let status = pair.primary.ft_status().unwrap();
+        assert!(
+            status["positions"]["epochs_verified"].as_u64().unwrap() > 0,
+            "{status}"
+        );
+        assert_eq!(status["divergences"], 0, "{status}");
+        follow_backup(&pair, &client);
+        pair.kill_primary().unwrap();
+        more_replies(&client, 30);
+        let after = pair.primary.ft_status().unwrap();
+        assert_eq!(after["role"], "unprotected", "round {round}: {after}");
+        assert!(
+            after["generation"].as_u64() > before["generation"].as_u64(),
+            "{after}"
+        );
+        assert_eq!(after["divergences"], 0, "{after}");
+        assert!(after["last_failover"]["total_ms"].is_number(), "{after}");
+    }
+    let ledger = client.finish().unwrap();
+    assert_eq!(ledger.lost, 0);
+    assert!(ledger.acknowledged >= 180);
+}
+
+#[test]
+fn roles_are_swapped_protection_ends_and_a_backup_is_lost_without_harm() {
+    let scratch = Scratch::new("planned").unwrap();
+    let (mut pair, line) = boot(&scratch);
+    let mut client = Client::start(line, pair.primary.serial().to_owned()).unwrap();
+    pair.protect(&Protection::default()).unwrap();
+    more_replies(&client, 10);
+
+    // A second start while it is protected is refused and changes nothing.
+    let second = start_body(&scratch, &json!("tcp:127.0.0.1:1"), "fence");
+    refused(
+        pair.primary.put("vm.ft-start", &second),
+        &["The VM could not be protected"],
+    );
+    assert_eq!(pair.primary.ft_status().unwrap()["role"], "primary");
+    more_replies(&client, 10);
+
+    // A planned failover: the old primary is the backup now.
+    follow_backup(&pair, &client);
+    pair.primary
+        .put("vm.ft-failover", &json!({"planned": true}))
+        .unwrap();
+    let new = pair.backup.take().unwrap();
+    wait_for(&new, "live", &json!(true));
+    let old = std::mem::replace(&mut pair.primary, new);
+    more_replies(&client, 20);
+    let status = wait_for(&pair.primary, "role", &json!("primary"));
+    assert_eq!(status["divergences"], 0);
+    assert_eq!(old.ft_status().unwrap()["role"], "backup");
+    assert_eq!(old.ft_status().unwrap()["live"], false);
+
+    // The backup is killed: the guest goes on alone, and can be protected again.
+    drop(old);
+    wait_for(&pair.primary, "role", &json!("unprotected"));
+    more_replies(&client, 20);
+    pair.protect(&Protection::default()).unwrap();
+    more_replies(&client, 20);
+
+    // Protection ends as asked.
+    pair.primary.put("vm.ft-stop", &Value::Null).unwrap();
+    let status = wait_for(&pair.primary, "role", &json!("unprotected"));
+    assert_eq!(status["live"], true);
+    let backup = pair.backup.take().unwrap();
+    wait_for(&backup, "role", &json!("ended"));
+    assert_eq!(backup.ft_status().unwrap()["live"], false);
+    more_replies(&client, 20);
+    refused(pair.primary.put("vm.ft-stop", &Value::Null), &["protect"]);
+    assert_eq!(client.finish().unwrap().lost, 0);
+}
+
+#[test]
+fn a_primary_that_comes_back_finds_itself_fenced_and_says_no_more() {
+    let scratch = Scratch::new("fenced").unwrap();
+    let (mut pair, line) = boot(&scratch);
+    pair.protect(&Protection::default()).unwrap();
+    let mut client = Client::start(line, pair.primary.serial().to_owned()).unwrap();
+    more_replies(&client, 20);
+    follow_backup(&pair, &client);
+    pair.primary.signal("STOP").unwrap();
+    wait_for(pair.backup.as_ref().unwrap(), "live", &json!(true));
+    let live = pair.backup.take().unwrap();
+    let old = std::mem::replace(&mut pair.primary, live);
+    // The client hangs on the silent host; a new one listens there, and the old client moves.
+    let mut witness = Line::connect(old.serial()).unwrap();
+    old.signal("CONT").unwrap();
+    witness.send("HELLO").unwrap();
+    let status = wait_for(&old, "role", &json!("ended"));
+    let error = status["error"].as_str().unwrap_or_default();
+    assert!(
+        error.contains("fence") || error.contains("live"),
+        "{status}"
+    );
+    assert_eq!(status["live"], false, "{status}");
+    more_replies(&client, 20);
+    let heard = witness.receive();
+    assert!(heard.is_err(), "the old primary released {heard:?}");
+    assert_eq!(pair.primary.ft_status().unwrap()["live"], true);
+    assert_eq!(client.finish().unwrap().lost, 0);
+}
+
+fn receiver(backup: &VmProcess) -> Value {
+    let serial = json!({"mode": "Socket", "socket": backup.serial()});
+    let body = json!({"receiver_url": "tcp:127.0.0.1:0", "config_overrides": {"serial": serial}});
+    backup.put("vm.ft-receive", &body).unwrap();
+    backup.ft_status().unwrap()["receiver_url"].clone()
+}
+
+/// Sends `bytes` to a receiver as if from a primary; returns once the connection is closed.
+fn talk_nonsense(url: &Value, bytes: &[u8]) {
+    let address = url
+        .as_str()
+        .and_then(|url| url.strip_prefix("tcp:"))
+        .unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    // The receiver may have hung up in the middle of it.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let begun = Instant::now();
+    let _ = stream.read_to_end(&mut Vec::new());
+    assert!(
+        begun.elapsed() < LIMIT,
+        "the receiver keeps a connection with nonsense open"
+    );
+}
+
+#[test]
+fn a_failed_start_leaves_the_vm_as_it_was_and_a_receiver_usable() {
+    let scratch = Scratch::new("failed-start").unwrap();
+    let (mut pair, line) = boot(&scratch);
+    let mut client = Client::start(line, pair.primary.serial().to_owned()).unwrap();
+    let nobody = start_body(&scratch, &json!("tcp:127.0.0.1:1"), "fence");
+    refused(
+        pair.primary.put("vm.ft-start", &nobody),
+        &["127.0.0.1:1", "refused"],
+    );
+    more_replies(&client, 10);
+
+    let backup = VmProcess::start_empty(scratch.path(), "receiver").unwrap();
+    let noise: Vec<u8> = (0..4096_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    for nonsense in [&noise[..], b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00", b""] {
+        let url = receiver(&backup);
+        talk_nonsense(&url, nonsense);
+        let status = wait_for_error(&backup);
+        assert_eq!(status["live"], false, "{status}");
+        backup.get("vmm.ping").unwrap();
+    }
+
+    // A fence that cannot be had is refused by name.
+    let url = receiver(&backup);
+    let body = start_body(&scratch, &url, "missing/folder/fence");
+    refused(
+        pair.primary.put("vm.ft-start", &body),
+        &["missing/folder/fence"],
+    );
+    assert_eq!(pair.primary.ft_status().unwrap()["role"], "unprotected");
+    more_replies(&client, 10);
+
+    // After all that, the same two can still become a pair.
+    let url = wait_for_receiver(&backup);
+    pair.primary
+        .put("vm.ft-start", &start_body(&scratch, &url, "fence"))
+        .unwrap();
+    pair.backup = Some(backup);
+    more_replies(&client, 20);
+    follow_backup(&pair, &client);
+    pair.kill_primary().unwrap();
+    more_replies(&client, 20);
+    assert_eq!(client.finish().unwrap().lost, 0);
+}
+
+/// Waits until a receiver has given up on its false primary, and says why.
+fn wait_for_error(backup: &VmProcess) -> Value {
+    let mut last = Value::Null;
+    let waited = wait_until("the receiver's error", LIMIT, || {
+        last = backup.ft_status()?;
+        Ok(last["error"].as_str().is_some_and(|text| !text.is_empty()))
+    });
+    assert!(waited.is_ok(), "{waited:?}: {last}");
+    last
+}
+
+/// The address of a receiver that still listens, or listens again now.
+fn wait_for_receiver(backup: &VmProcess) -> Value {
+    let status = backup.ft_status().unwrap();
+    if status["state"] == "listening" {
+        return status["receiver_url"].clone();
+    }
+    wait_for_error(backup);
+    receiver(backup)
+}
