@@ -23,7 +23,8 @@ const SEQUENCE_LENGTH: u32 = 300;
 
 /// A device with a uniform way to reach its registers and inputs.
 pub trait Subject: Device {
-    /// Addresses worth hitting, in whatever numbering the next two methods understand. Addresses near
+    /// Addresses worth hitting, in whatever numbering the next two methods understand. Addresses
+    /// near
     /// them and entirely random ones are tried as well. Repeat an address to hit it more often.
     fn addresses() -> Vec<u64>;
 

@@ -1,7 +1,8 @@
 //! Guest-visible hardware as deterministic state machines.
 //!
 //! Every device is a pure register core: it changes only by guest accesses, by inputs and by
-//! [`device::Device::advance`], all of which carry the virtual time; it makes no host call, reads no
+//! [`device::Device::advance`], all of which carry the virtual time; it makes no host call, reads
+//! no
 //! host clock and holds no lock. [`board::Board`] owns the devices, decodes addresses, wires
 //! interrupt lines, and is what the run loop sees.
 

@@ -1,5 +1,5 @@
-//! Runs of `cloud-hypervisor` that come to their own end, and what tests keep on the host meanwhile:
-//! a scratch folder, a load on the processor.
+//! Runs of `cloud-hypervisor` that come to their own end, and what tests keep on the host
+//! meanwhile: a scratch folder, a load on the processor.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

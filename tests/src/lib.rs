@@ -5,6 +5,7 @@
 //! bytes on a serial socket.
 
 pub mod command;
+pub mod measure;
 pub mod process;
 pub mod scenario;
 pub mod service;

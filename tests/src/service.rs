@@ -45,7 +45,10 @@ impl Line {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        Ok(Self { stream, received: Vec::new() })
+        Ok(Self {
+            stream,
+            received: Vec::new(),
+        })
     }
 
     /// Connects as soon as somebody listens.
@@ -61,7 +64,9 @@ impl Line {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(error) => {
-                    return Err(HarnessError::host(format!("connect to {}", path.display()))(error));
+                    return Err(
+                        HarnessError::host(format!("connect to {}", path.display()))(error),
+                    );
                 }
             }
         }
@@ -98,16 +103,28 @@ impl Line {
     ///
     /// # Errors
     /// When the connection breaks or it does not come in time.
-    pub fn receive_until(&mut self, start: &str, timeout: Duration) -> Result<String, HarnessError> {
+    pub fn receive_until(
+        &mut self,
+        start: &str,
+        timeout: Duration,
+    ) -> Result<String, HarnessError> {
         let deadline = Instant::now() + timeout;
         loop {
-            let line = self.receive().map_err(HarnessError::host(format!("wait for {start:?}")))?;
-            if line.starts_with(start) {
-                return Ok(line);
+            match self.receive() {
+                Ok(line) if line.starts_with(start) => return Ok(line),
+                Ok(_) => {}
+                // Nothing for as long as a reply may take: only `timeout` ends this wait.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    return Err(HarnessError::host(format!("wait for {start:?}"))(error));
+                }
             }
             if Instant::now() > deadline {
                 let seconds = timeout.as_secs();
-                return Err(HarnessError::Timeout { what: format!("line {start:?}"), seconds });
+                return Err(HarnessError::Timeout {
+                    what: format!("line {start:?}"),
+                    seconds,
+                });
             }
         }
     }
@@ -120,16 +137,25 @@ impl Ledger {
     /// When the connection breaks, or the service answers something else.
     pub fn resume(&mut self, line: &mut Line) -> Result<(), HarnessError> {
         let broken = HarnessError::host("greet the service");
-        let greeted = line.send("!").and_then(|()| loop {
-            if line.receive()? == "ERR syntax" {
-                break line.send("HELLO").and_then(|()| line.receive());
+        let greeted = line.send("!").and_then(|()| {
+            loop {
+                if line.receive()? == "ERR syntax" {
+                    break line.send("HELLO").and_then(|()| line.receive());
+                }
             }
         });
         let answer = greeted.map_err(broken)?;
         let mut words = answer.split(' ');
-        let last = match (words.next(), words.next().and_then(|word| word.parse::<u64>().ok())) {
+        let last = match (
+            words.next(),
+            words.next().and_then(|word| word.parse::<u64>().ok()),
+        ) {
             (Some("HELLO"), Some(last)) => last,
-            _ => return Err(HarnessError::Broken(format!("the service greets with {answer:?}"))),
+            _ => {
+                return Err(HarnessError::Broken(format!(
+                    "the service greets with {answer:?}"
+                )));
+            }
         };
         if last < self.acknowledged {
             self.lost += self.acknowledged - last;
@@ -145,7 +171,9 @@ impl Ledger {
         let head = words.next().unwrap_or_default();
         if last == self.acknowledged && head != hex::encode(&self.head) {
             self.lost += 1;
-            return Err(HarnessError::Broken(format!("chain {head} at request {last} is another")));
+            return Err(HarnessError::Broken(format!(
+                "chain {head} at request {last} is another"
+            )));
         }
         Ok(())
     }
@@ -166,7 +194,9 @@ impl Ledger {
         let wanted = format!("REP {number} {}", hex::encode(&expected));
         if reply != wanted {
             self.lost += 1;
-            return Err(HarnessError::Broken(format!("got {reply:?} where {wanted:?} is due")));
+            return Err(HarnessError::Broken(format!(
+                "got {reply:?} where {wanted:?} is due"
+            )));
         }
         let taken_us = begun.elapsed().as_micros() as u64;
         self.latencies_us.push(taken_us);

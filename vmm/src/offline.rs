@@ -78,8 +78,8 @@ pub fn replay(
     })?;
     let mut reader = LogReader::open(BufReader::with_capacity(1 << 20, file)).map_err(failed)?;
     let fingerprint = reader.header().fingerprint.clone();
-    let config = MachineConfig::from_fingerprint(&fingerprint)
-        .ok_or_else(|| OfflineError::Machine(fingerprint))?;
+    let config =
+        MachineConfig::from_fingerprint(&fingerprint).ok_or(OfflineError::Machine(fingerprint))?;
     let mut machine = VirtualMachine::blank(config, hypervisor)?;
     let mut host = serial.map(|target| SerialHost::new(target, std::sync::Arc::new(|_: &[u8]| {})));
     if let Some(host) = &mut host {

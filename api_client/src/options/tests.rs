@@ -1,3 +1,5 @@
+//! Tests of the option grammar.
+
 use serde_json::json;
 
 use super::*;

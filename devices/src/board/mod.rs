@@ -198,7 +198,8 @@ impl Board {
         self.lapic.set_tsc_offset(offset, now);
     }
 
-    /// An input: bytes arrived at the serial port. Returns how many were taken; zero without a port.
+    /// An input: bytes arrived at the serial port. Returns how many were taken; zero without a
+    /// port.
     #[must_use]
     pub fn serial_input(&mut self, bytes: &[u8]) -> usize {
         let Some(serial) = &mut self.serial else {

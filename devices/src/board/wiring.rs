@@ -141,7 +141,8 @@ impl Board {
             Destination::Physical(_) => !to_self,
             Destination::All | Destination::Others | Destination::Logical(_) => true,
         };
-        // Interrupts for processors that do not exist vanish; start-up messages are for the run loop.
+        // Interrupts for processors that do not exist vanish; start-up messages are for the run
+        // loop.
         if to_others && CpuSignal::from_message(message).is_some() {
             self.events.ipis.push(*message);
         }

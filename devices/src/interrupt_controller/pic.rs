@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Modelled: ICW1–ICW4, masks, specific, non-specific and rotating EOI, automatic EOI, special mask
-//! and special fully nested mode, poll, IRR/ISR reads, spurious IRQ 7 and 15, ELCR. Left out: MCS-80
+//! and special fully nested mode, poll, IRR/ISR reads, spurious IRQ 7 and 15, ELCR. Left out:
+//! MCS-80
 //! mode and buffered mode, which no PC has.
 //!
 //! Deviates: the master sees the slave's output as a level, so that a slave in automatic EOI mode

@@ -16,7 +16,8 @@
 //! Left out: the SCI and PM1 event blocks, which hardware-reduced ACPI does not have; the timer
 //! therefore raises no interrupt.
 //!
-//! Spec: ACPI 6.5 §4.8.3.3 (PM timer), §4.8.3.6 (reset), §4.8.3.7 (sleep control and status), §5.6.9
+//! Spec: ACPI 6.5 §4.8.3.3 (PM timer), §4.8.3.6 (reset), §4.8.3.7 (sleep control and status),
+//! §5.6.9
 //! (generic event device).
 
 use serde::{Deserialize, Serialize};

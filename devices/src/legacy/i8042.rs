@@ -142,7 +142,8 @@ impl I8042 {
             0x60 => self.config = value & 0x7f,
             0xd1 if value & OUTPUT_PORT_NOT_RESET == 0 => return Some(PowerRequest::Reset),
             0xd1 => {}
-            // A byte for the auxiliary port comes back as the keyboard's, without the status bit that
+            // A byte for the auxiliary port comes back as the keyboard's, without the status bit
+            // that
             // marks auxiliary data, which tells a driver at once that there is no such port.
             0xd2 | 0xd3 => self.output = Output::Answer(value),
             _ => self.output = Output::Timeout,

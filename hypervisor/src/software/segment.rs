@@ -221,7 +221,9 @@ impl Cpu {
     }
 
     fn load_null(&mut self, index: usize, selector: u16) -> Outcome {
-        if index == SS && !(self.mode == Mode::Long && self.cpl < 3 && selector & 3 == u16::from(self.cpl)) {
+        let allowed_stack =
+            self.mode == Mode::Long && self.cpl < 3 && selector & 3 == u16::from(self.cpl);
+        if index == SS && !allowed_stack {
             return Err(self.general_protection(0));
         }
         // As Intel processors do, a null selector clears the base.

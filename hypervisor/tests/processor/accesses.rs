@@ -26,11 +26,18 @@ fn accesses(guest: &mut Guest) -> Vec<Exit> {
 }
 
 fn read(offset: u64, size: u8) -> Exit {
-    Exit::MmioRead { gpa: DEVICE_PHYSICAL + offset, size }
+    Exit::MmioRead {
+        gpa: DEVICE_PHYSICAL + offset,
+        size,
+    }
 }
 
 fn write(offset: u64, size: u8, value: u64) -> Exit {
-    Exit::MmioWrite { gpa: DEVICE_PHYSICAL + offset, size, value }
+    Exit::MmioWrite {
+        gpa: DEVICE_PHYSICAL + offset,
+        size,
+        value,
+    }
 }
 
 #[test]
@@ -41,7 +48,12 @@ fn read_modify_write_reads_once_and_writes_once() {
         a.lock().xadd(dword_ptr(DEVICE + 0x20), eax).unwrap();
         a.hlt().unwrap();
     });
-    let expected = [read(0x10, 4), write(0x10, 4, 12), read(0x20, 4), write(0x20, 4, 8)];
+    let expected = [
+        read(0x10, 4),
+        write(0x10, 4, 12),
+        read(0x20, 4),
+        write(0x20, 4, 8),
+    ];
     assert_eq!(accesses(&mut guest), expected);
     let state = guest.vcpu.save();
     assert_eq!((state.gpr[0], state.gpr[1]), (8, 0));
@@ -102,8 +114,12 @@ fn wide_accesses_are_split_into_eight_bytes() {
         a.movups(xmmword_ptr(DEVICE + 0x80), xmm0).unwrap();
         a.hlt().unwrap();
     });
-    let expected =
-        [read(8, 8), read(16, 8), write(0x80, 8, 7), write(0x88, 8, 8)];
+    let expected = [
+        read(8, 8),
+        read(16, 8),
+        write(0x80, 8, 7),
+        write(0x88, 8, 8),
+    ];
     assert_eq!(accesses(&mut guest), expected);
 }
 
@@ -132,7 +148,10 @@ fn state_images_may_go_to_a_device() {
         a.hlt().unwrap();
     });
     let all = accesses(&mut guest);
-    let reads = all.iter().filter(|exit| matches!(exit, Exit::MmioRead { .. })).count();
+    let reads = all
+        .iter()
+        .filter(|exit| matches!(exit, Exit::MmioRead { .. }))
+        .count();
     assert_eq!((reads, all.len() - reads), (520 / 8, 520 / 8 + 416 / 8));
 }
 
@@ -150,7 +169,10 @@ fn written_pages_are_recorded_again_after_the_record_was_taken() {
     guest.vcpu.run(3).unwrap();
     let dirty = guest.memory.take_dirty();
     assert!(dirty.contains(&page), "{dirty:?}");
-    assert!(!dirty.contains(&(page + 1)), "a read is no write: {dirty:?}");
+    assert!(
+        !dirty.contains(&(page + 1)),
+        "a read is no write: {dirty:?}"
+    );
     for turn in 2..5 {
         guest.vcpu.run(turn * 3).unwrap();
         assert_eq!(guest.memory.take_dirty(), [page], "turn {turn}");

@@ -10,6 +10,7 @@ use crate::guest::{CODE, DATA, Guest, PRESENT};
 /// A bit of everything: loops, strings, stack, SSE, x87, and a trap whose handler returns.
 fn program(a: &mut CodeAssembler) {
     let mut again = a.create_label();
+    a.fninit().unwrap();
     a.mov(ecx, 7).unwrap();
     a.mov(rax, 0x1234_5678_9abc_def0u64).unwrap();
     a.set_label(&mut again).unwrap();
@@ -27,19 +28,9 @@ fn program(a: &mut CodeAssembler) {
     a.mov(ecx, 9).unwrap();
     a.rep().movsq().unwrap();
     a.int3().unwrap();
-    a.sysless_tail();
-}
-
-/// The end of [`program`].
-trait Tail {
-    fn sysless_tail(&mut self);
-}
-impl Tail for CodeAssembler {
-    fn sysless_tail(&mut self) {
-        self.pop(rdx).unwrap();
-        self.imul_3(rdx, rdx, 77).unwrap();
-        self.hlt().unwrap();
-    }
+    a.pop(rdx).unwrap();
+    a.imul_3(rdx, rdx, 77).unwrap();
+    a.hlt().unwrap();
 }
 
 fn ready() -> Guest {
@@ -72,14 +63,22 @@ fn a_run_stopped_at_any_count_goes_through_the_same_states() {
     }
     let last = (stepped.vcpu.save(), memory_of(&stepped));
     assert_eq!(last.1[0x20], 1, "the handler ran once");
-    assert!(states.len() > 80, "the program is worth slicing: {}", states.len());
+    assert!(
+        states.len() > 80,
+        "the program is worth slicing: {}",
+        states.len()
+    );
     for (count, expected) in states.iter().enumerate().skip(1) {
         let mut guest = ready();
         assert_eq!(guest.vcpu.run(count as u64).unwrap(), Exit::Reached);
         assert_eq!(guest.vcpu.save(), expected.0, "after {count}");
         assert_eq!(memory_of(&guest), expected.1, "after {count}");
         guest.run_to_halt();
-        assert_eq!((guest.vcpu.save(), memory_of(&guest)), last, "stopped at {count}");
+        assert_eq!(
+            (guest.vcpu.save(), memory_of(&guest)),
+            last,
+            "stopped at {count}"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use hypervisor::arch::x86_64::control::rflags;
 use hypervisor::vcpu::DebugPoint;
 use hypervisor::{Exit, Vcpu};
-use iced_x86::code_asm::{ax, byte_ptr, eax, ecx, qword_ptr, rax, rsp, ss};
+use iced_x86::code_asm::{byte_ptr, eax, ecx, qword_ptr, rax, rsp, ss};
 
 use crate::guest::{
     CODE, DATA, Guest, HANDLERS, IST_STACK, KERNEL_CODE, KERNEL_DATA, STACK, USER_CODE,
@@ -25,10 +25,17 @@ fn interrupt_on_an_interrupt_stack_pushes_an_aligned_frame_there() {
     let state = guest.run_to_halt();
     assert_eq!(state.rip, HANDLERS + 0x41);
     assert_eq!(state.gpr[4], IST_STACK - 40);
-    let frame: Vec<u64> = (0..5).map(|word| guest.get(state.gpr[4] + word * 8)).collect();
+    let frame: Vec<u64> = (0..5)
+        .map(|word| guest.get(state.gpr[4] + word * 8))
+        .collect();
     let flags = 0x202;
-    let expected =
-        [CODE + 1, u64::from(KERNEL_CODE), flags, STACK - 5, u64::from(KERNEL_DATA)];
+    let expected = [
+        CODE + 1,
+        u64::from(KERNEL_CODE),
+        flags,
+        STACK - 5,
+        u64::from(KERNEL_DATA),
+    ];
     assert_eq!(frame, expected);
     assert_eq!(state.rflags & rflags::IF, 0);
 }
@@ -55,7 +62,7 @@ fn sti_and_mov_ss_hold_interrupts_back_for_one_instruction() {
     for load_stack in [false, true] {
         let mut guest = Guest::new(|a| {
             if load_stack {
-                a.mov(ss, ax).unwrap();
+                a.mov(ss, eax).unwrap();
             } else {
                 a.sti().unwrap();
             }
@@ -70,7 +77,10 @@ fn sti_and_mov_ss_hold_interrupts_back_for_one_instruction() {
             }
         });
         assert_eq!(guest.vcpu.run(1).unwrap(), Exit::Reached);
-        assert!(!guest.vcpu.can_take_interrupt(), "in the shadow, load_stack {load_stack}");
+        assert!(
+            !guest.vcpu.can_take_interrupt(),
+            "in the shadow, load_stack {load_stack}"
+        );
         assert!(guest.vcpu.save().pending.interrupt_shadow);
         guest.vcpu.request_interrupt_window(true);
         assert_eq!(guest.vcpu.run(100).unwrap(), Exit::InterruptWindow);
@@ -123,7 +133,11 @@ fn trap_flag_stops_after_each_instruction_that_started_with_it() {
     let state = guest.vcpu.save();
     assert_eq!((state.gpr[0], state.gpr[1]), (1, 0));
     assert_eq!(state.debug[4] & 1 << 14, 1 << 14, "DR6.BS");
-    assert_eq!(state.rflags & rflags::TF, 0, "the handler runs without the flag");
+    assert_eq!(
+        state.rflags & rflags::TF,
+        0,
+        "the handler runs without the flag"
+    );
 }
 
 #[test]
@@ -136,7 +150,9 @@ fn breakpoint_stops_before_its_instruction_once_each_time() {
         a.jne(again).unwrap();
         a.hlt().unwrap();
     });
-    guest.vcpu.set_debug_points(&[DebugPoint::Execute(CODE + 5)]);
+    guest
+        .vcpu
+        .set_debug_points(&[DebugPoint::Execute(CODE + 5)]);
     for left in [3, 2, 1] {
         assert_eq!(guest.vcpu.run(1000).unwrap(), Exit::Debug);
         let state = guest.vcpu.save();
@@ -154,7 +170,10 @@ fn watchpoint_stops_after_the_write_and_not_after_a_read() {
         a.nop().unwrap();
         a.hlt().unwrap();
     });
-    guest.vcpu.set_debug_points(&[DebugPoint::Write { address: DATA, len: 8 }]);
+    guest.vcpu.set_debug_points(&[DebugPoint::Write {
+        address: DATA,
+        len: 8,
+    }]);
     assert_eq!(guest.vcpu.run(1000).unwrap(), Exit::Debug);
     assert_eq!(guest.vcpu.logical_time(), 3);
     assert_eq!(guest.vcpu.run(1000).unwrap(), Exit::Halted);

@@ -99,7 +99,8 @@ fn pending_x87_exception_is_mf_at_the_next_waiting_instruction() {
         a.fldcw(byte_ptr(DATA)).unwrap();
         a.fld1().unwrap();
         a.fldz().unwrap();
-        a.fdivp(iced_x86::code_asm::st1, iced_x86::code_asm::st0).unwrap();
+        a.fdivp(iced_x86::code_asm::st1, iced_x86::code_asm::st0)
+            .unwrap();
         // Not waiting: runs.
         a.fnstsw(iced_x86::code_asm::ax).unwrap();
         a.fld1().unwrap();
@@ -182,7 +183,10 @@ fn xsaveopt_leaves_out_what_is_in_its_initial_state_and_xrstor_brings_it_back() 
     assert_eq!(guest.get(DATA + 24) as u32, 0x1f80, "but MXCSR is");
     assert_eq!(guest.get(area + 0x400), 2, "XMM2 is in use");
     assert_eq!(guest.get(DATA + 0x400 + 160 + 32), u64::MAX);
-    assert!(state.fpu.fxsave[160..416].iter().all(|&byte| byte == 0), "initial again");
+    assert!(
+        state.fpu.fxsave[160..416].iter().all(|&byte| byte == 0),
+        "initial again"
+    );
     assert_eq!(state.fpu.fxsave[4], 0, "all x87 registers are empty again");
 }
 
@@ -198,7 +202,11 @@ fn xrstor_refuses_a_bad_header() {
         });
         guest.put(DATA + 512 + offset, value);
         let fault = guest.run_to_fault();
-        assert_eq!((fault.vector, fault.code), (13, Some(0)), "{offset} {value:#x}");
+        assert_eq!(
+            (fault.vector, fault.code),
+            (13, Some(0)),
+            "{offset} {value:#x}"
+        );
     }
 }
 

@@ -59,7 +59,10 @@ impl Guest {
     /// In ring 0, at [`CODE`], which holds what `assemble` makes.
     pub fn new(assemble: impl FnOnce(&mut CodeAssembler)) -> Self {
         let memory = Arc::new(GuestMemory::new(MEMORY_SIZE).unwrap());
-        let mut guest = Self { vcpu: SoftwareVcpu::new(memory.clone()), memory };
+        let mut guest = Self {
+            vcpu: SoftwareVcpu::new(memory.clone()),
+            memory,
+        };
         guest.build_tables();
         guest.put_code(CODE, assemble);
         guest.set_state(|_| ());
@@ -75,7 +78,9 @@ impl Guest {
     }
 
     pub fn put(&self, address: u64, value: u64) {
-        self.memory.write(GuestAddress(address), &value.to_le_bytes()).unwrap();
+        self.memory
+            .write(GuestAddress(address), &value.to_le_bytes())
+            .unwrap();
     }
 
     pub fn get(&self, address: u64) -> u64 {
@@ -103,10 +108,15 @@ impl Guest {
             let user = if page << 12 >= USER_CODE { USER } else { 0 };
             self.map(page << 12, PRESENT | WRITABLE | user);
         }
-        self.put(TABLES + (DEVICE >> 12) * 8, DEVICE_PHYSICAL | PRESENT | WRITABLE);
+        self.put(
+            TABLES + (DEVICE >> 12) * 8,
+            DEVICE_PHYSICAL | PRESENT | WRITABLE,
+        );
         for vector in 0..256 {
             self.set_gate(vector, HANDLERS + vector, 0);
-            self.memory.write(GuestAddress(HANDLERS + vector), &[0xf4]).unwrap();
+            self.memory
+                .write(GuestAddress(HANDLERS + vector), &[0xf4])
+                .unwrap();
         }
         self.put(GDT + u64::from(KERNEL_CODE), 0x00af_9b00_0000_ffff);
         self.put(GDT + u64::from(KERNEL_DATA), 0x00cf_9300_0000_ffff);
@@ -167,7 +177,11 @@ impl Guest {
         let has_code = matches!(vector, 8 | 10..=14 | 17);
         let code = has_code.then(|| self.get(frame));
         let rip = self.get(frame + if has_code { 8 } else { 0 });
-        Fault { vector: vector as u8, code, rip }
+        Fault {
+            vector: vector as u8,
+            code,
+            rip,
+        }
     }
 }
 
@@ -183,9 +197,20 @@ fn first_state() -> CpuState {
     };
     state.segments = [flat(KERNEL_DATA, access::DEFAULT_32); 6];
     state.segments[CS] = flat(KERNEL_CODE, access::CODE | access::LONG);
-    state.tr = Segment { selector: 0x40, base: TSS, limit: 0x67, access: access::PRESENT | 0xb };
-    state.gdtr = DescriptorTable { base: GDT, limit: 0x7f };
-    state.idtr = DescriptorTable { base: IDT, limit: 0xfff };
+    state.tr = Segment {
+        selector: 0x40,
+        base: TSS,
+        limit: 0x67,
+        access: access::PRESENT | 0xb,
+    };
+    state.gdtr = DescriptorTable {
+        base: GDT,
+        limit: 0x7f,
+    };
+    state.idtr = DescriptorTable {
+        base: IDT,
+        limit: 0xfff,
+    };
     state.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::PG;
     state.cr3 = 0x1000;
     state.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;

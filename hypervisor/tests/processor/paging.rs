@@ -4,12 +4,14 @@ use hypervisor::arch::x86_64::control::{cr0, cr4, rflags};
 use hypervisor::state::CpuState;
 use iced_x86::code_asm::{al, byte_ptr, rax};
 
-use crate::guest::{
-    CODE, DATA, Fault, Guest, NX, PRESENT, USER, USER_CODE, USER_DATA, WRITABLE,
-};
+use crate::guest::{CODE, DATA, Fault, Guest, NX, PRESENT, USER, USER_CODE, USER_DATA, WRITABLE};
 
 fn fault(vector: u8, code: u64, rip: u64) -> Fault {
-    Fault { vector, code: Some(code), rip }
+    Fault {
+        vector,
+        code: Some(code),
+        rip,
+    }
 }
 
 /// Reads or writes a byte at `address` and halts.
@@ -145,7 +147,8 @@ fn a_write_after_a_cached_read_still_sets_the_dirty_bit() {
 fn store_across_two_pages_writes_nothing_when_the_second_faults() {
     let mut guest = Guest::new(|a| {
         a.mov(rax, u64::MAX).unwrap();
-        a.mov(iced_x86::code_asm::qword_ptr(DATA + 0xffc), rax).unwrap();
+        a.mov(iced_x86::code_asm::qword_ptr(DATA + 0xffc), rax)
+            .unwrap();
         a.hlt().unwrap();
     });
     guest.map(DATA + 0x1000, PRESENT);

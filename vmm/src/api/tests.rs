@@ -1,3 +1,5 @@
+//! Tests of the API server over a real socket, byte by byte.
+
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;

@@ -1,3 +1,5 @@
+//! Tests of the command line.
+
 use super::*;
 
 const HOST: HostLimits = HostLimits {

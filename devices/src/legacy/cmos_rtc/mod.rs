@@ -10,7 +10,8 @@
 //! code that resets the machine. Left out: square wave output, daylight saving, and the divider
 //! reset's half-second phase; seconds always turn at whole seconds of virtual time.
 //!
-//! The interrupt flags of register C are not stored but computed from what was due since it was last
+//! The interrupt flags of register C are not stored but computed from what was due since it was
+//! last
 //! read, so they need no work while nobody looks.
 //!
 //! Spec: Motorola MC146818A; CMOS layout as of the IBM AT.

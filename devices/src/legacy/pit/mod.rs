@@ -1,11 +1,14 @@
 //! The 8254 interval timer, and port 0x61.
 //!
-//! Channel 0 drives IRQ 0, channel 1 once drove memory refresh, channel 2 has its gate and output in
+//! Channel 0 drives IRQ 0, channel 1 once drove memory refresh, channel 2 has its gate and output
+//! in
 //! port 0x61, where the refresh toggle and the speaker bit are too. The input clock is 105/88 MHz.
 //! All six modes, BCD counting, latching and read-back are modelled, each counter in `channel`.
 //!
-//! Deviates: IRQ 0 is a pulse at each rising edge of channel 0 that a running count causes. The edges
-//! that come from writing a control word are not passed on. A count of 1 in modes 2 and 3, which the
+//! Deviates: IRQ 0 is a pulse at each rising edge of channel 0 that a running count causes. The
+//! edges
+//! that come from writing a control word are not passed on. A count of 1 in modes 2 and 3, which
+//! the
 //! data sheet forbids, counts as 2.
 //!
 //! Spec: Intel 8254 (231164-005); port 0x61 as "NMI status and control" of the PC chip sets.

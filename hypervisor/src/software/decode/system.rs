@@ -174,7 +174,11 @@ fn tables(i: &Instruction, mode: Mode) -> Option<Chosen> {
     }
     macro_rules! selector {
         ($name:ident $(, $extra:tt)?) => {
-            if memory { control::$name::<M $(, $extra)?> } else { control::$name::<R0 $(, $extra)?> }
+            if memory {
+                control::$name::<M $(, $extra)?>
+            } else {
+                control::$name::<R0 $(, $extra)?>
+            }
         };
     }
     macro_rules! rights {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use self::tlb::{CLEAN, CODE, Context, FetchTlb, Tlb};
 use crate::arch::x86_64::control::{cr0, cr4, efer, rflags};
 use crate::arch::x86_64::paging::PAGE_SIZE;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestAddress, GuestMemory};
 
 /// How linear addresses are translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,16 +233,15 @@ impl Mmu {
         !self.stale.is_empty()
     }
 
-    /// Reads through a data translation that is already cached, leaving no trace; for debuggers.
+    /// Reads `len` bytes at `linear`, whatever the rights, leaving no trace; for debuggers.
+    /// `None` when a byte is not memory.
     pub fn peek(&self, linear: u64, len: usize) -> Option<[u8; 8]> {
-        let entry = self.tlb.entry(linear);
-        let page = !(PAGE_SIZE - 1);
-        if entry.read & tlb::EMPTY != 0 || entry.read & page != linear & page {
-            return None;
-        }
         let mut bytes = [0; 8];
-        let gpa = (entry.gpa & page) | (linear & !page);
-        self.memory.read(crate::memory::GuestAddress(gpa), &mut bytes[..len]).ok()?;
+        for (index, byte) in bytes.iter_mut().take(len).enumerate() {
+            let at = linear.wrapping_add(index as u64);
+            let gpa = self.look_up(at)? | (at & (PAGE_SIZE - 1));
+            self.memory.read(GuestAddress(gpa), std::slice::from_mut(byte)).ok()?;
+        }
         Some(bytes)
     }
 

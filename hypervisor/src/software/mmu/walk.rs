@@ -135,10 +135,7 @@ impl Mmu {
         // (address, value) of each entry used, to set the accessed bits when all is well.
         let mut used = [(0u64, 0u64); 4];
         let mut count = 0;
-        let mut table = match self.control.paging {
-            Paging::Pae => self.control.cr3 & 0xffff_ffe0,
-            _ => self.control.cr3 & ADDRESS_MASK,
-        };
+        let mut table = self.root();
         for level in (1..=shape.levels).rev() {
             let shift = 12 + (level - 1) * shape.index_bits;
             let index = (linear >> shift) & ((1 << shape.index_bits) - 1);
@@ -174,6 +171,36 @@ impl Mmu {
         self.set_used(&used[..count], access, shape.entry_size);
         leaf.dirty |= access == Access::Write;
         Ok(leaf)
+    }
+
+    /// Guest physical page of the page at `linear`; checks no rights and sets no bits.
+    pub(super) fn look_up(&self, linear: u64) -> Option<u64> {
+        if self.control.paging == Paging::Off {
+            return Some(linear & !PAGE_MASK);
+        }
+        let shape = self.shape();
+        let mut table = self.root();
+        for level in (1..=shape.levels).rev() {
+            let shift = 12 + (level - 1) * shape.index_bits;
+            let index = (linear >> shift) & ((1 << shape.index_bits) - 1);
+            let entry = self.read_entry(table + index * shape.entry_size, shape.entry_size);
+            if entry & PRESENT == 0 {
+                return None;
+            }
+            if level == 1 || self.is_large(entry, level) {
+                return Some(page_of(entry, linear, shift, shape.entry_size));
+            }
+            table = entry & ADDRESS_MASK;
+        }
+        None
+    }
+
+    /// Address of the topmost paging structure.
+    fn root(&self) -> u64 {
+        match self.control.paging {
+            Paging::Pae => self.control.cr3 & 0xffff_ffe0,
+            _ => self.control.cr3 & ADDRESS_MASK,
+        }
     }
 
     fn is_large(&self, entry: u64, level: u32) -> bool {

@@ -1,3 +1,5 @@
+//! Tests of what a configuration is checked for.
+
 use serde_json::json;
 
 use super::*;
