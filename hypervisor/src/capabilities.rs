@@ -56,9 +56,16 @@ pub struct Capabilities {
 impl Capabilities {
     /// Those of the software backend.
     pub fn software() -> Self {
-        let can = |name, detail: &str| Capability { name, available: true, detail: detail.into() };
-        let cannot =
-            |name, detail: &str| Capability { name, available: false, detail: detail.into() };
+        let can = |name, detail: &str| Capability {
+            name,
+            available: true,
+            detail: detail.into(),
+        };
+        let cannot = |name, detail: &str| Capability {
+            name,
+            available: false,
+            detail: detail.into(),
+        };
         Self {
             backend: "software",
             logical_clock: LogicalClock::Instructions,
@@ -70,7 +77,10 @@ impl Capabilities {
                 can("hardware breakpoints", "64 places, execute and write"),
                 can("guest debug in ring 3", "as in ring 0"),
                 can("dirty log", "4 KiB pages"),
-                cannot("dirty ring", "not needed: the log costs nothing while nobody asks"),
+                cannot(
+                    "dirty ring",
+                    "not needed: the log costs nothing while nobody asks",
+                ),
                 cannot("more than one vCPU", "one vCPU per machine"),
             ],
             modes: vec![
@@ -93,12 +103,22 @@ impl Capabilities {
     /// The capabilities as a table for people.
     pub fn table(&self) -> String {
         let mut text = format!("backend {}\n", self.backend);
-        for Capability { name, available, detail } in &self.capabilities {
+        for Capability {
+            name,
+            available,
+            detail,
+        } in &self.capabilities
+        {
             let mark = if *available { "yes" } else { "no" };
             text.push_str(&format!("  {name:<28} {mark:<4} {detail}\n"));
         }
         text.push_str("modes of protection\n");
-        for ModeAnswer { mode, available, reason } in &self.modes {
+        for ModeAnswer {
+            mode,
+            available,
+            reason,
+        } in &self.modes
+        {
             let mark = if *available { "yes" } else { "no" };
             text.push_str(&format!("  {mode:<28} {mark:<4} {reason}\n"));
         }

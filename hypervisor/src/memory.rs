@@ -97,7 +97,10 @@ impl GuestMemory {
             )
         };
         if base == libc::MAP_FAILED {
-            return Err(MemoryError::Map { size, source: std::io::Error::last_os_error() });
+            return Err(MemoryError::Map {
+                size,
+                source: std::io::Error::last_os_error(),
+            });
         }
         let words = (size / PAGE_SIZE).div_ceil(64) as usize;
         let bitmap = || (0..words).map(|_| AtomicU64::new(0)).collect();
@@ -159,10 +162,23 @@ impl GuestMemory {
     }
 
     fn span(&self, gpa: GuestAddress, len: usize) -> Result<u64, MemoryError> {
-        let range = MemoryError::Range { address: gpa.0, len: len as u64 };
-        let Some(offset) = self.offset_of(gpa.0) else { return Err(range) };
-        let end = if gpa.0 < self.low_end { self.low_end } else { self.size };
-        if (len as u64) > end - offset { Err(range) } else { Ok(offset) }
+        let range = MemoryError::Range {
+            address: gpa.0,
+            len: len as u64,
+        };
+        let Some(offset) = self.offset_of(gpa.0) else {
+            return Err(range);
+        };
+        let end = if gpa.0 < self.low_end {
+            self.low_end
+        } else {
+            self.size
+        };
+        if (len as u64) > end - offset {
+            Err(range)
+        } else {
+            Ok(offset)
+        }
     }
 
     /// Copies memory at `gpa` into `into`.
@@ -211,7 +227,11 @@ impl GuestMemory {
     /// # Panics
     /// When there is no such page.
     pub fn with_page<R>(&self, page: u64, with: impl FnOnce(&[u8; PAGE_SIZE as usize]) -> R) -> R {
-        assert!(page < self.page_count(), "page {page} of {}", self.page_count());
+        assert!(
+            page < self.page_count(),
+            "page {page} of {}",
+            self.page_count()
+        );
         // SAFETY: the page lies inside the mapping. The machine's owner calls this between two
         // slices of guest execution, so nobody writes while the reference lives.
         with(unsafe { &*self.base.add((page * PAGE_SIZE) as usize).cast() })
@@ -277,7 +297,10 @@ mod tests {
     #[test]
     fn size_that_is_no_page_count_is_refused() {
         for size in [0, 1, 4095, 4097] {
-            assert!(matches!(GuestMemory::new(size), Err(MemoryError::Size { .. })), "{size}");
+            assert!(
+                matches!(GuestMemory::new(size), Err(MemoryError::Size { .. })),
+                "{size}"
+            );
         }
     }
 
@@ -296,8 +319,16 @@ mod tests {
     #[test]
     fn ranges_that_leave_memory_are_refused() {
         let memory = GuestMemory::new(1 << 20).unwrap();
-        for (address, len) in [((1 << 20) - 1, 2), (1 << 20, 1), (HIGH_START, 1), (u64::MAX, 8)] {
-            assert!(memory.write(GuestAddress(address), &vec![0; len]).is_err(), "{address:#x}");
+        for (address, len) in [
+            ((1 << 20) - 1, 2),
+            (1 << 20, 1),
+            (HIGH_START, 1),
+            (u64::MAX, 8),
+        ] {
+            assert!(
+                memory.write(GuestAddress(address), &vec![0; len]).is_err(),
+                "{address:#x}"
+            );
         }
     }
 
@@ -306,7 +337,10 @@ mod tests {
         let memory = GuestMemory::new(LOW_LIMIT + (1 << 20)).unwrap();
         memory.write(GuestAddress(HIGH_START), &[7]).unwrap();
         assert_eq!(memory.take_dirty(), [LOW_LIMIT / PAGE_SIZE]);
-        assert_eq!(memory.page_address(LOW_LIMIT / PAGE_SIZE), GuestAddress(HIGH_START));
+        assert_eq!(
+            memory.page_address(LOW_LIMIT / PAGE_SIZE),
+            GuestAddress(HIGH_START)
+        );
         assert!(memory.write(GuestAddress(LOW_LIMIT), &[7]).is_err());
         assert!(memory.write(GuestAddress(LOW_LIMIT - 1), &[7, 8]).is_err());
     }

@@ -11,7 +11,10 @@ pub mod scenario;
 pub mod service;
 
 #[path = "../guests/guest/chain.rs"]
-#[allow(dead_code, reason = "the guest's own file; the harness checks with one function of it")]
+#[allow(
+    dead_code,
+    reason = "the guest's own file; the harness checks with one function of it"
+)]
 mod chain;
 #[path = "../guests/guest/hex.rs"]
 #[allow(dead_code, reason = "the guest's own file")]
@@ -58,7 +61,11 @@ pub enum HarnessError {
 
 fn chain(error: &api_client::ClientError) -> String {
     let messages = error.messages();
-    if messages.is_empty() { error.to_string() } else { messages.join(": ") }
+    if messages.is_empty() {
+        error.to_string()
+    } else {
+        messages.join(": ")
+    }
 }
 
 impl HarnessError {
@@ -72,7 +79,9 @@ impl HarnessError {
 /// The repository's root.
 pub fn repository() -> PathBuf {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().map_or(manifest.clone(), std::path::Path::to_owned)
+    manifest
+        .parent()
+        .map_or(manifest.clone(), std::path::Path::to_owned)
 }
 
 /// The folder of the built programs: that of the running one, or `CHFT_BIN_DIR`.

@@ -46,7 +46,12 @@ impl VmProcess {
             .stderr(errors)
             .spawn()
             .map_err(HarnessError::host(format!("start {}", path.display())))?;
-        let mut process = Self { child, api, serial, log };
+        let mut process = Self {
+            child,
+            api,
+            serial,
+            log,
+        };
         process.wait_for_ping()?;
         Ok(process)
     }
@@ -71,7 +76,10 @@ impl VmProcess {
     ) -> Result<Self, HarnessError> {
         let mut arguments = guest_arguments(memory, jobs)?;
         let serial = folder.join(format!("{name}.serial"));
-        arguments.extend(["--serial".to_owned(), format!("socket={}", serial.display())]);
+        arguments.extend([
+            "--serial".to_owned(),
+            format!("socket={}", serial.display()),
+        ]);
         Self::start(folder, name, &arguments)
     }
 
@@ -89,14 +97,20 @@ impl VmProcess {
             }
             if Instant::now() > deadline {
                 let seconds = START_TIMEOUT.as_secs();
-                return Err(HarnessError::Timeout { what: "the first ping".to_owned(), seconds });
+                return Err(HarnessError::Timeout {
+                    what: "the first ping".to_owned(),
+                    seconds,
+                });
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
     fn client(&self, call: &str) -> Result<Client, HarnessError> {
-        let failed = |source| HarnessError::Api { call: call.to_owned(), source };
+        let failed = |source| HarnessError::Api {
+            call: call.to_owned(),
+            source,
+        };
         let client = Client::connect(&self.api).map_err(failed)?;
         client.set_timeout(Some(CALL_TIMEOUT)).map_err(failed)?;
         Ok(client)
@@ -107,7 +121,10 @@ impl VmProcess {
     /// # Errors
     /// When it is refused or the connection breaks.
     pub fn get(&self, call: &str) -> Result<Value, HarnessError> {
-        let failed = |source| HarnessError::Api { call: call.to_owned(), source };
+        let failed = |source| HarnessError::Api {
+            call: call.to_owned(),
+            source,
+        };
         self.client(call)?.get_json(call).map_err(failed)
     }
 
@@ -116,7 +133,10 @@ impl VmProcess {
     /// # Errors
     /// As [`VmProcess::get`].
     pub fn put(&self, call: &str, body: &Value) -> Result<(), HarnessError> {
-        let failed = |source| HarnessError::Api { call: call.to_owned(), source };
+        let failed = |source| HarnessError::Api {
+            call: call.to_owned(),
+            source,
+        };
         let mut client = self.client(call)?;
         if body.is_null() {
             client.put(call, None).map_err(failed)?;
@@ -154,8 +174,12 @@ impl VmProcess {
     /// # Errors
     /// When the host refuses.
     pub fn kill(&mut self) -> Result<(), HarnessError> {
-        self.child.kill().map_err(HarnessError::host("kill a process"))?;
-        self.child.wait().map_err(HarnessError::host("wait for a killed process"))?;
+        self.child
+            .kill()
+            .map_err(HarnessError::host("kill a process"))?;
+        self.child
+            .wait()
+            .map_err(HarnessError::host("wait for a killed process"))?;
         Ok(())
     }
 
@@ -171,7 +195,10 @@ impl VmProcess {
         if status.success() {
             return Ok(());
         }
-        Err(HarnessError::Broken(format!("kill -{name} {} failed", self.pid())))
+        Err(HarnessError::Broken(format!(
+            "kill -{name} {} failed",
+            self.pid()
+        )))
     }
 
     /// Whether the process still runs; its exit status if not.
@@ -224,7 +251,10 @@ pub fn wait_until(
     while !check()? {
         if Instant::now() > deadline {
             let seconds = timeout.as_secs();
-            return Err(HarnessError::Timeout { what: what.to_owned(), seconds });
+            return Err(HarnessError::Timeout {
+                what: what.to_owned(),
+                seconds,
+            });
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -53,12 +53,20 @@ impl Client {
             .name("client".to_owned())
             .spawn(body)
             .map_err(HarnessError::host("start a client"))?;
-        Ok(Self { ledger, socket, stop, thread: Some(thread) })
+        Ok(Self {
+            ledger,
+            socket,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// What the client has seen so far.
     pub fn ledger(&self) -> Ledger {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ledger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Names the socket for the next connection.
@@ -68,7 +76,9 @@ impl Client {
 
     /// Whether the client has given up.
     pub fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
+        self.thread
+            .as_ref()
+            .is_none_or(std::thread::JoinHandle::is_finished)
     }
 
     /// Ends the requests.
@@ -94,7 +104,10 @@ fn reconnect(
 ) -> Result<Line, HarnessError> {
     let deadline = Instant::now() + FAILOVER_TIMEOUT;
     loop {
-        let path = socket.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let path = socket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Ok(mut line) = Line::connect(&path) {
             match ledger.resume(&mut line) {
                 Ok(()) => return Ok(line),
@@ -104,7 +117,10 @@ fn reconnect(
         }
         if Instant::now() > deadline || stop.load(Ordering::Relaxed) {
             let seconds = FAILOVER_TIMEOUT.as_secs();
-            return Err(HarnessError::Timeout { what: "a new connection".to_owned(), seconds });
+            return Err(HarnessError::Timeout {
+                what: "a new connection".to_owned(),
+                seconds,
+            });
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -131,7 +147,10 @@ pub struct Protection {
 
 impl Default for Protection {
     fn default() -> Self {
-        Self { start: json!({}), transport: "tcp" }
+        Self {
+            start: json!({}),
+            transport: "tcp",
+        }
     }
 }
 
@@ -155,7 +174,16 @@ impl Pair {
         if mark != "MARK ready" {
             line.receive_until(mark, BOOT_TIMEOUT)?;
         }
-        Ok((Self { folder, primary, backup: None, started: 1 }, line, boot_s))
+        Ok((
+            Self {
+                folder,
+                primary,
+                backup: None,
+                started: 1,
+            },
+            line,
+            boot_s,
+        ))
     }
 
     /// Starts a backup and protects the guest with it.

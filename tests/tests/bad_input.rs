@@ -1,5 +1,7 @@
 //! Bad input to the command line and the API: each refusal names what is wrong, and harms nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! Offline recordings: what was recorded replays with every digest equal, again and again, and a
 //! damaged recording is refused with the place of the damage.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

@@ -2,6 +2,8 @@
 //!
 //! One guest is booted for each test, and goes through many protections.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -14,6 +16,8 @@ use tests::scenario::{Client, Pair, Protection};
 use tests::service::Line;
 
 const LIMIT: Duration = Duration::from_secs(15);
+/// How long a client may take to go on: it gives a silent connection 20 s before it looks elsewhere.
+const CLIENT_LIMIT: Duration = Duration::from_secs(35);
 const SERVICE: &str = "MARK begin service";
 
 fn boot(scratch: &Scratch) -> (Pair, Line) {
@@ -32,7 +36,7 @@ fn protection(release: &str, transport: &'static str) -> Protection {
 /// Waits until the client has some more replies.
 fn more_replies(client: &Client, count: u64) {
     let target = client.ledger().acknowledged + count;
-    let waited = wait_until("further replies", LIMIT, || {
+    let waited = wait_until("further replies", CLIENT_LIMIT, || {
         Ok(client.ledger().acknowledged >= target || client.has_ended())
     });
     waited.unwrap();

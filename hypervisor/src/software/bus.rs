@@ -78,7 +78,10 @@ impl Bus {
             self.next += 1;
             return Ok(value);
         }
-        assert!(self.answers.len() < MOST_ACCESSES, "an instruction makes few accesses");
+        assert!(
+            self.answers.len() < MOST_ACCESSES,
+            "an instruction makes few accesses"
+        );
         self.waiting = Some(exit);
         Err(Stop::Bus)
     }
@@ -95,17 +98,23 @@ impl Cpu {
 
     /// Writes to a device in memory space.
     pub fn bus_write(&mut self, gpa: u64, size: u8, value: u64) -> Result<(), Stop> {
-        self.bus.access(Exit::MmioWrite { gpa, size, value }).map(|_| ())
+        self.bus
+            .access(Exit::MmioWrite { gpa, size, value })
+            .map(|_| ())
     }
 
     /// Reads a port.
     pub fn port_read(&mut self, port: u16, size: u8) -> Result<u32, Stop> {
-        self.bus.access(Exit::PioRead { port, size }).map(|value| value as u32)
+        self.bus
+            .access(Exit::PioRead { port, size })
+            .map(|value| value as u32)
     }
 
     /// Writes a port.
     pub fn port_write(&mut self, port: u16, size: u8, value: u32) -> Result<(), Stop> {
-        self.bus.access(Exit::PioWrite { port, size, value }).map(|_| ())
+        self.bus
+            .access(Exit::PioWrite { port, size, value })
+            .map(|_| ())
     }
 
     /// Reads an MSR of the interrupt controller; #GP when it is refused.

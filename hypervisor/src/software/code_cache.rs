@@ -30,12 +30,18 @@ pub struct Key {
 
 impl Key {
     /// No block has it: guest physical addresses are shorter.
-    const NONE: Self = Self { rip: 0, place: u64::MAX };
+    const NONE: Self = Self {
+        rip: 0,
+        place: u64::MAX,
+    };
 
     /// The key of the block that starts at `rip`, which lies at `gpa`.
     #[inline(always)]
     pub fn new(rip: u64, gpa: u64, mode: Mode) -> Self {
-        Self { rip, place: gpa | (mode as u64) << MODE_SHIFT }
+        Self {
+            rip,
+            place: gpa | (mode as u64) << MODE_SHIFT,
+        }
     }
 
     /// Guest physical address of the first instruction.
@@ -57,7 +63,11 @@ pub struct Block {
 
 impl Block {
     fn none() -> Self {
-        Self { key: Key::NONE, next_rip: 0, ops: Box::default() }
+        Self {
+            key: Key::NONE,
+            next_rip: 0,
+            ops: Box::default(),
+        }
     }
 }
 

@@ -179,7 +179,11 @@ impl Cpu {
 
     /// #GP(0) unless in ring 0.
     pub fn require_ring_0(&mut self) -> Outcome {
-        if self.cpl == 0 { Ok(()) } else { Err(self.general_protection(0)) }
+        if self.cpl == 0 {
+            Ok(())
+        } else {
+            Err(self.general_protection(0))
+        }
     }
 
     /// RFLAGS as a whole.
@@ -246,7 +250,10 @@ impl Cpu {
 
     /// Replaces the base of FS or GS.
     pub fn set_segment_base(&mut self, index: usize, base: u64) {
-        let segment = Segment { base, ..self.segments[index] };
+        let segment = Segment {
+            base,
+            ..self.segments[index]
+        };
         self.set_segment(index, segment);
     }
 
@@ -263,7 +270,11 @@ impl Cpu {
     /// Runs `access` with the rights of ring `cpl`.
     pub fn as_ring<R>(&mut self, cpl: u8, access: impl FnOnce(&mut Self) -> R) -> R {
         let before = self.mmu.context();
-        let context = if cpl == 3 { Context::User } else { self.mmu.implicit_context() };
+        let context = if cpl == 3 {
+            Context::User
+        } else {
+            self.mmu.implicit_context()
+        };
         self.mmu.select(context);
         let result = access(self);
         self.mmu.select(before);
@@ -285,13 +296,7 @@ impl Cpu {
     }
 
     #[cold]
-    fn linear_wrapped(
-        &mut self,
-        op: &Op,
-        sum: u64,
-        size: u64,
-        write: bool,
-    ) -> Result<u64, Stop> {
+    fn linear_wrapped(&mut self, op: &Op, sum: u64, size: u64, write: bool) -> Result<u64, Stop> {
         match op.addressing {
             WRAP_32 => {
                 let base = self.regs[(op.segment_base & REGISTER_MASK) as usize];
@@ -314,13 +319,22 @@ impl Cpu {
         write: bool,
     ) -> Result<u64, Stop> {
         let index = usize::from(segment) % 6;
-        let Segment { base, limit, access, .. } = self.segments[index];
+        let Segment {
+            base,
+            limit,
+            access,
+            ..
+        } = self.segments[index];
         let is_code = access & access::CODE != 0;
         let protected = self.mode != Mode::Real;
         let last = offset + size - 1;
         let expand_down = !is_code && access & access::CONFORMING != 0;
         let inside = if expand_down {
-            let top = if access & access::DEFAULT_32 != 0 { 0xffff_ffff } else { 0xffff };
+            let top = if access & access::DEFAULT_32 != 0 {
+                0xffff_ffff
+            } else {
+                0xffff
+            };
             offset > u64::from(limit) && last <= top
         } else {
             last <= u64::from(limit)
@@ -335,7 +349,11 @@ impl Cpu {
         if inside && !forbidden {
             return Ok(u64::from(base.wrapping_add(offset) as u32));
         }
-        let vector = if index == SS { exception::SS } else { exception::GP };
+        let vector = if index == SS {
+            exception::SS
+        } else {
+            exception::GP
+        };
         Err(self.raise(Fault::with_code(vector, 0)))
     }
 
@@ -376,7 +394,11 @@ impl Cpu {
     pub fn set_stack_pointer(&mut self, value: u64) {
         let mask = self.stack_mask();
         let rsp = &mut self.regs[reg::RSP];
-        *rsp = if mask == 0xffff { (*rsp & !mask) | (value & mask) } else { value & mask };
+        *rsp = if mask == 0xffff {
+            (*rsp & !mask) | (value & mask)
+        } else {
+            value & mask
+        };
     }
 
     /// Linear address of stack offset `offset`.
@@ -401,7 +423,8 @@ impl Cpu {
     pub fn push<W: Width>(&mut self, value: W) -> Outcome {
         let top = self.regs[reg::RSP].wrapping_sub(W::BYTES);
         if self.mode == Mode::Long {
-            self.store(top, value).inspect_err(|_| self.attribute_fault(SS as u8))?;
+            self.store(top, value)
+                .inspect_err(|_| self.attribute_fault(SS as u8))?;
             self.regs[reg::RSP] = top;
             return Ok(());
         }
@@ -419,7 +442,9 @@ impl Cpu {
     pub fn peek<W: Width>(&mut self, skip: u64) -> Result<W, Stop> {
         let at = self.regs[reg::RSP].wrapping_add(skip);
         if self.mode == Mode::Long {
-            return self.load(at).inspect_err(|_| self.attribute_fault(SS as u8));
+            return self
+                .load(at)
+                .inspect_err(|_| self.attribute_fault(SS as u8));
         }
         let linear = self.stack_linear(at, W::BYTES, false)?;
         self.load(linear)

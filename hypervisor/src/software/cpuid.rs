@@ -85,7 +85,12 @@ pub fn leaf(leaf: u32, subleaf: u32, osxsave: bool) -> [u32; 4] {
         0xb => topology(subleaf),
         0xd => xsave(subleaf),
         0x15 => [1, (TSC_HZ / u64::from(CRYSTAL_HZ)) as u32, CRYSTAL_HZ, 0],
-        0x16 => [(TSC_HZ / 1_000_000) as u32, (TSC_HZ / 1_000_000) as u32, 25, 0],
+        0x16 => [
+            (TSC_HZ / 1_000_000) as u32,
+            (TSC_HZ / 1_000_000) as u32,
+            25,
+            0,
+        ],
         0x4000_0000 => vendor(0x4000_0000, b"CloudHypFT\0\0"),
         0x8000_0000 => [LAST_EXTENDED, 0, 0, 0],
         0x8000_0001 => [0, 0, LEAF_8000_0001_ECX, LEAF_8000_0001_EDX],
@@ -109,7 +114,11 @@ fn word(bytes: &[u8], index: usize) -> u32 {
 /// The twelve letters go to EBX, EDX, ECX for leaf 0, and to EBX, ECX, EDX for hypervisors.
 fn vendor(last: u32, name: &[u8; 12]) -> [u32; 4] {
     let (first, second, third) = (word(name, 0), word(name, 1), word(name, 2));
-    if last == LAST_BASIC { [last, first, third, second] } else { [last, first, second, third] }
+    if last == LAST_BASIC {
+        [last, first, third, second]
+    } else {
+        [last, first, second, third]
+    }
 }
 
 fn brand(part: u32) -> [u32; 4] {
@@ -153,14 +162,20 @@ mod tests {
     #[test]
     fn vendor_reads_genuine_intel() {
         let [_, ebx, ecx, edx] = leaf(0, 0, false);
-        let text: Vec<u8> = [ebx, edx, ecx].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let text: Vec<u8> = [ebx, edx, ecx]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
         assert_eq!(text, b"GenuineIntel");
     }
 
     #[test]
     fn crystal_times_ratio_is_the_counter_frequency() {
         let [denominator, numerator, crystal, _] = leaf(0x15, 0, false);
-        assert_eq!(u64::from(crystal) * u64::from(numerator) / u64::from(denominator), TSC_HZ);
+        assert_eq!(
+            u64::from(crystal) * u64::from(numerator) / u64::from(denominator),
+            TSC_HZ
+        );
     }
 
     #[test]

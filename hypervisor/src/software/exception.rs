@@ -32,23 +32,41 @@ pub struct Fault {
 impl Fault {
     /// Without an error code.
     pub fn plain(vector: u8) -> Self {
-        Self { vector, code: None, address: None, is_non_canonical: false }
+        Self {
+            vector,
+            code: None,
+            address: None,
+            is_non_canonical: false,
+        }
     }
 
     /// With an error code.
     pub fn with_code(vector: u8, code: u32) -> Self {
-        Self { vector, code: Some(code), address: None, is_non_canonical: false }
+        Self {
+            vector,
+            code: Some(code),
+            address: None,
+            is_non_canonical: false,
+        }
     }
 
     /// A page fault at `address`.
     pub fn page(code: u32, address: u64) -> Self {
         let address = Some(address);
-        Self { vector: exception::PF, code: Some(code), address, is_non_canonical: false }
+        Self {
+            vector: exception::PF,
+            code: Some(code),
+            address,
+            is_non_canonical: false,
+        }
     }
 
     /// An access to an address that is not canonical.
     pub fn non_canonical() -> Self {
-        Self { is_non_canonical: true, ..Self::with_code(exception::GP, 0) }
+        Self {
+            is_non_canonical: true,
+            ..Self::with_code(exception::GP, 0)
+        }
     }
 
     /// Faults of which two in a row make a double fault.
@@ -100,7 +118,11 @@ impl Cpu {
             self.cr2 = address;
         }
         self.deliver_chain(
-            Event { vector: fault.vector, code: fault.code, source: Source::Exception },
+            Event {
+                vector: fault.vector,
+                code: fault.code,
+                source: Source::Exception,
+            },
             fault,
         )
     }
@@ -111,7 +133,11 @@ impl Cpu {
     /// As [`Cpu::deliver_fault`].
     pub fn deliver_interrupt(&mut self, vector: u8) -> Outcome {
         self.halted = false;
-        let event = Event { vector, code: None, source: Source::External };
+        let event = Event {
+            vector,
+            code: None,
+            source: Source::External,
+        };
         // Faults during delivery are first faults: an interrupt is benign.
         self.deliver_chain(event, Fault::plain(vector.max(32)))
     }
@@ -121,7 +147,11 @@ impl Cpu {
     /// # Errors
     /// A fault, which is the instruction's own.
     pub fn software_interrupt(&mut self, vector: u8) -> Outcome {
-        self.deliver_once(Event { vector, code: None, source: Source::Software })
+        self.deliver_once(Event {
+            vector,
+            code: None,
+            source: Source::Software,
+        })
     }
 
     fn deliver_chain(&mut self, mut event: Event, mut first: Fault) -> Outcome {
@@ -133,7 +163,10 @@ impl Cpu {
             if stop != Stop::Fault {
                 return Err(stop);
             }
-            let second = self.fault.take().expect("a handler that stops with Fault has set it");
+            let second = self
+                .fault
+                .take()
+                .expect("a handler that stops with Fault has set it");
             if first.vector == exception::DF {
                 return Err(Stop::Shutdown);
             }
@@ -143,9 +176,16 @@ impl Cpu {
             let double = (first.is_contributory() && second.is_contributory())
                 || (first.vector == exception::PF
                     && (second.is_contributory() || second.vector == exception::PF));
-            first = if double { Fault::with_code(exception::DF, 0) } else { second };
-            event =
-                Event { vector: first.vector, code: first.code, source: Source::Exception };
+            first = if double {
+                Fault::with_code(exception::DF, 0)
+            } else {
+                second
+            };
+            event = Event {
+                vector: first.vector,
+                code: first.code,
+                source: Source::Exception,
+            };
         }
     }
 
@@ -161,7 +201,11 @@ impl Cpu {
     }
 
     fn gate_error(event: Event) -> u32 {
-        let external = if event.source == Source::Software { 0 } else { EXTERNAL };
+        let external = if event.source == Source::Software {
+            0
+        } else {
+            EXTERNAL
+        };
         u32::from(event.vector) << 3 | IN_IDT | external
     }
 
@@ -181,7 +225,11 @@ impl Cpu {
         if !descriptor.is_present() {
             return Err(self.raise(Fault::with_code(exception::NP, error)));
         }
-        let cpl = if descriptor.is_conforming() { self.cpl } else { descriptor.dpl() };
+        let cpl = if descriptor.is_conforming() {
+            self.cpl
+        } else {
+            descriptor.dpl()
+        };
         Ok((descriptor.segment(selector & !3 | u16::from(cpl)), cpl))
     }
 
@@ -233,7 +281,10 @@ impl Cpu {
         ];
         let top = self.push_frame_64(stack & !15, &frame, event.code, cpl)?;
         if switch {
-            let null = Segment { selector: u16::from(cpl), ..Segment::unusable() };
+            let null = Segment {
+                selector: u16::from(cpl),
+                ..Segment::unusable()
+            };
             self.set_segment(SS, null);
         }
         self.enter_handler(code, cpl, kind, gate.gate_offset_long(high));
@@ -307,7 +358,11 @@ impl Cpu {
         } else {
             self.push_frame_legacy(old.0, old.1, &words, kind, cpl)?;
         }
-        let mask = if kind.is_32() { u64::from(u32::MAX) } else { 0xffff };
+        let mask = if kind.is_32() {
+            u64::from(u32::MAX)
+        } else {
+            0xffff
+        };
         self.enter_handler(code, cpl, kind, gate.gate_offset() & mask);
         Ok(())
     }
@@ -325,7 +380,11 @@ impl Cpu {
         self.regs[reg::RSP] = top;
         let pushed = self.as_ring(cpl, |cpu| {
             words.iter().try_for_each(|&word| {
-                if kind.is_32() { cpu.push(word) } else { cpu.push(word as u16) }
+                if kind.is_32() {
+                    cpu.push(word)
+                } else {
+                    cpu.push(word as u16)
+                }
             })
         });
         if pushed.is_err() {
@@ -364,7 +423,11 @@ impl Cpu {
         }
         let target: u32 = self.load(self.idtr.base.wrapping_add(offset))?;
         let before = self.regs[reg::RSP];
-        let words = [self.rflags() as u16, self.segments[CS].selector, self.rip as u16];
+        let words = [
+            self.rflags() as u16,
+            self.segments[CS].selector,
+            self.rip as u16,
+        ];
         if let Err(stop) = words.iter().try_for_each(|&word| self.push(word)) {
             self.regs[reg::RSP] = before;
             return Err(stop);

@@ -60,7 +60,12 @@ impl Cpu {
         let room = (PAGE_SIZE - gpa % PAGE_SIZE) as usize;
         let mut bytes = vec![0; room.min(most)];
         // Code in device memory reads as all ones, which is not an instruction anyone wants.
-        if self.mmu.memory().read(GuestAddress(gpa), &mut bytes).is_err() {
+        if self
+            .mmu
+            .memory()
+            .read(GuestAddress(gpa), &mut bytes)
+            .is_err()
+        {
             bytes.fill(0xff);
         }
         bytes
@@ -91,7 +96,8 @@ impl Cpu {
         let mut at = 0usize;
         while ops.len() < MOST_OPS {
             let rip = key.rip.wrapping_add(at as u64);
-            let Some(Decoded { mut op, flow }) = decode::decode(&bytes[at..], rip, self.mode) else {
+            let Some(Decoded { mut op, flow }) = decode::decode(&bytes[at..], rip, self.mode)
+            else {
                 break;
             };
             if flow == Flow::Alone && !ops.is_empty() {
@@ -115,7 +121,14 @@ impl Cpu {
         }
         self.note_code(key.gpa(), at.min(bytes.len()) as u64, &mut pages);
         let next_rip = self.wrap_rip(key.rip.wrapping_add(at as u64));
-        Ok((Block { key: *key, next_rip, ops: ops.into_boxed_slice() }, pages))
+        Ok((
+            Block {
+                key: *key,
+                next_rip,
+                ops: ops.into_boxed_slice(),
+            },
+            pages,
+        ))
     }
 
     fn note_code(&mut self, gpa: u64, len: u64, pages: &mut Vec<CodePage>) {

@@ -34,8 +34,8 @@ impl Flags {
     #[inline(always)]
     pub fn set_arithmetic<W: Width>(&mut self, a: W, b: W, result: W, carry: bool) {
         self.result = result.sign_extend();
-        self.aux = W::from_u64(a.zero_extend() ^ b.zero_extend() ^ result.zero_extend())
-            .sign_extend();
+        self.aux =
+            W::from_u64(a.zero_extend() ^ b.zero_extend() ^ result.zero_extend()).sign_extend();
         self.bits = u8::from(carry);
     }
 

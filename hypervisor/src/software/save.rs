@@ -35,7 +35,10 @@ impl Cpu {
             cr8: self.cr8,
             debug: self.debug,
             msrs: self.msrs.clone(),
-            fpu: FpuState { fxsave: self.fpu.to_fxsave().to_vec(), xcr0: self.fpu.xcr0 },
+            fpu: FpuState {
+                fxsave: self.fpu.to_fxsave().to_vec(),
+                xcr0: self.fpu.xcr0,
+            },
             pending: PendingEvents {
                 interrupt: self.pending_interrupt,
                 nmi: self.pending_nmi,
@@ -54,9 +57,16 @@ impl Cpu {
     /// When a field holds what this model cannot have; nothing is changed then.
     pub fn restore(&mut self, state: &CpuState) -> Result<(), StateError> {
         check(state)?;
-        let fxsave: &[u8; 512] = state.fpu.fxsave.as_slice().try_into().map_err(|_| {
-            StateError::Field { field: "fpu.fxsave length", value: state.fpu.fxsave.len() as u64 }
-        })?;
+        let fxsave: &[u8; 512] =
+            state
+                .fpu
+                .fxsave
+                .as_slice()
+                .try_into()
+                .map_err(|_| StateError::Field {
+                    field: "fpu.fxsave length",
+                    value: state.fpu.fxsave.len() as u64,
+                })?;
         self.fpu.restore_fxsave(fxsave)?;
         self.fpu.xcr0 = state.fpu.xcr0;
         self.retired = state.logical_time;

@@ -106,15 +106,29 @@ impl Descriptor {
     pub fn segment(self, selector: u16) -> Segment {
         let base = (self.0 >> 16 & 0xff_ffff) | (self.0 >> 32 & 0xff00_0000);
         let raw = ((self.0 & 0xffff) | (self.0 >> 32 & 0xf_0000)) as u32;
-        let limit = if self.access() & access::GRANULAR != 0 { raw << 12 | 0xfff } else { raw };
-        Segment { selector, base, limit, access: self.access() | access::ACCESSED }
+        let limit = if self.access() & access::GRANULAR != 0 {
+            raw << 12 | 0xfff
+        } else {
+            raw
+        };
+        Segment {
+            selector,
+            base,
+            limit,
+            access: self.access() | access::ACCESSED,
+        }
     }
 }
 
 impl Segment {
     /// What a null selector loads.
     pub fn unusable() -> Self {
-        Self { selector: 0, base: 0, limit: 0, access: access::UNUSABLE }
+        Self {
+            selector: 0,
+            base: 0,
+            limit: 0,
+            access: access::UNUSABLE,
+        }
     }
 
     /// A flat segment as SYSCALL and its relatives load it.
@@ -126,16 +140,26 @@ impl Segment {
             | access::WRITABLE
             | kind
             | dpl << access::DPL_SHIFT;
-        Self { selector, base: 0, limit: u32::MAX, access }
+        Self {
+            selector,
+            base: 0,
+            limit: u32::MAX,
+            access,
+        }
     }
 }
 
 impl Cpu {
     fn descriptor_address(&mut self, selector: u16, vector: u8, size: u64) -> Result<u64, Stop> {
         let (base, limit) = if selector & 4 != 0 {
-            (self.ldtr.base, if self.ldtr.access & access::UNUSABLE != 0 { 0 } else {
-                u64::from(self.ldtr.limit)
-            })
+            (
+                self.ldtr.base,
+                if self.ldtr.access & access::UNUSABLE != 0 {
+                    0
+                } else {
+                    u64::from(self.ldtr.limit)
+                },
+            )
         } else {
             (self.gdtr.base, u64::from(self.gdtr.limit))
         };
@@ -179,7 +203,11 @@ impl Cpu {
     /// Loads a segment register as real mode does.
     pub fn load_real_segment(&mut self, index: usize, selector: u16) {
         let base = u64::from(selector) << 4;
-        let mut segment = Segment { selector, base, ..self.segments[index] };
+        let mut segment = Segment {
+            selector,
+            base,
+            ..self.segments[index]
+        };
         if index == CS {
             // A far transfer ends what is left of the reset state's high base.
             segment.access &= !(access::LONG | access::DEFAULT_32);
@@ -205,14 +233,17 @@ impl Cpu {
             descriptor.is_writable_data() && rpl == self.cpl && descriptor.dpl() == self.cpl
         } else {
             let conforming = descriptor.is_code() && descriptor.is_conforming();
-            descriptor.is_readable()
-                && (conforming || descriptor.dpl() >= self.cpl.max(rpl))
+            descriptor.is_readable() && (conforming || descriptor.dpl() >= self.cpl.max(rpl))
         };
         if !allowed {
             return Err(self.general_protection(u32::from(selector & !3)));
         }
         if !descriptor.is_present() {
-            let vector = if index == SS { exception::SS } else { exception::NP };
+            let vector = if index == SS {
+                exception::SS
+            } else {
+                exception::NP
+            };
             return Err(self.raise(Fault::with_code(vector, u32::from(selector & !3))));
         }
         self.mark_accessed(selector, descriptor)?;
@@ -227,7 +258,13 @@ impl Cpu {
             return Err(self.general_protection(0));
         }
         // As Intel processors do, a null selector clears the base.
-        self.set_segment(index, Segment { selector, ..Segment::unusable() });
+        self.set_segment(
+            index,
+            Segment {
+                selector,
+                ..Segment::unusable()
+            },
+        );
         Ok(())
     }
 
@@ -265,7 +302,10 @@ impl Cpu {
     pub fn return_stack(&mut self, selector: u16, cpl: u8, to_long: bool) -> Result<Segment, Stop> {
         if selector & !3 == 0 {
             if to_long && cpl != 3 && selector & 3 == u16::from(cpl) {
-                return Ok(Segment { selector, ..Segment::unusable() });
+                return Ok(Segment {
+                    selector,
+                    ..Segment::unusable()
+                });
             }
             return Err(self.general_protection(0));
         }
@@ -302,7 +342,10 @@ impl Cpu {
     /// #GP or #NP.
     pub fn load_ldt(&mut self, selector: u16) -> Outcome {
         if selector & !3 == 0 {
-            self.ldtr = Segment { selector, ..Segment::unusable() };
+            self.ldtr = Segment {
+                selector,
+                ..Segment::unusable()
+            };
             return Ok(());
         }
         let error = u32::from(selector & !3);
@@ -316,7 +359,10 @@ impl Cpu {
         if !descriptor.is_present() {
             return Err(self.raise(Fault::with_code(exception::NP, error)));
         }
-        self.ldtr = Segment { base, ..descriptor.segment(selector) };
+        self.ldtr = Segment {
+            base,
+            ..descriptor.segment(selector)
+        };
         Ok(())
     }
 
@@ -343,7 +389,10 @@ impl Cpu {
         }
         let busy = Descriptor(descriptor.0 | 2 << 40);
         self.as_processor(|cpu| cpu.store(at, busy.0))?;
-        self.tr = Segment { base, ..busy.segment(selector) };
+        self.tr = Segment {
+            base,
+            ..busy.segment(selector)
+        };
         Ok(())
     }
 
@@ -357,7 +406,11 @@ impl Cpu {
         }
         let descriptor = match self.read_descriptor(selector, exception::GP) {
             Ok(descriptor) => descriptor,
-            Err(Stop::Fault) if self.fault.is_some_and(|fault| fault.vector == exception::GP) => {
+            Err(Stop::Fault)
+                if self
+                    .fault
+                    .is_some_and(|fault| fault.vector == exception::GP) =>
+            {
                 self.fault = None;
                 return Ok(None);
             }

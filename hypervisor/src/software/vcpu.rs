@@ -68,7 +68,8 @@ impl SoftwareVcpu {
             disturbed_at: None,
             leaving: Ok(Exit::Reached),
         };
-        vcpu.restore(&reset_state()).expect("the reset state is a valid one");
+        vcpu.restore(&reset_state())
+            .expect("the reset state is a valid one");
         vcpu
     }
 
@@ -157,7 +158,11 @@ impl SoftwareVcpu {
         match stop {
             Stop::Halted | Stop::TaskPriority => {
                 self.cpu.retired += 1;
-                self.leave(if stop == Stop::Halted { Exit::Halted } else { Exit::TaskPriority })
+                self.leave(if stop == Stop::Halted {
+                    Exit::Halted
+                } else {
+                    Exit::TaskPriority
+                })
             }
             Stop::Fault => {
                 self.cpu.rip = rip;
@@ -197,7 +202,11 @@ impl SoftwareVcpu {
         let shadowed = std::mem::take(&mut self.cpu.interrupt_shadow);
         let before = self.cpu.retired;
         let watched = self.watched_values();
-        let turn = if self.apart { self.run_apart() } else { self.run_block(1) };
+        let turn = if self.apart {
+            self.run_apart()
+        } else {
+            self.run_block(1)
+        };
         self.cpu.attention = true;
         if self.cpu.retired == before {
             // It did not retire; a fault's delivery ends the shadow, anything else keeps it.
@@ -218,7 +227,10 @@ impl SoftwareVcpu {
     fn run_apart(&mut self) -> Turn {
         self.apart = false;
         let (rip, linear) = (self.cpu.rip, self.cpu.linear_rip());
-        let decoded = self.cpu.fetch_address(linear).and_then(|gpa| self.cpu.decode_one(gpa));
+        let decoded = self
+            .cpu
+            .fetch_address(linear)
+            .and_then(|gpa| self.cpu.decode_one(gpa));
         let op = match decoded {
             Ok((decoded, _)) => decoded.op,
             Err(stop) => return self.finish(rip, stop),
@@ -248,14 +260,18 @@ impl SoftwareVcpu {
             DebugPoint::Write { address, len } => Some((*address, *len)),
             DebugPoint::Execute(_) => None,
         });
-        watched.map(|(address, len)| self.cpu.mmu.peek(address, usize::from(len.min(8)))).collect()
+        watched
+            .map(|(address, len)| self.cpu.mmu.peek(address, usize::from(len.min(8))))
+            .collect()
     }
 
     /// Executes the block at RIP, at most `limit` instructions of it.
     #[inline(always)]
     fn run_block(&mut self, limit: u64) -> Turn {
         let (rip, linear) = (self.cpu.rip, self.cpu.linear_rip());
-        let Self { cpu, cache, kicker, .. } = self;
+        let Self {
+            cpu, cache, kicker, ..
+        } = self;
         let found = match cpu.fetch_address(linear) {
             Ok(gpa) => {
                 let key = Key::new(rip, gpa, cpu.mode);
@@ -375,11 +391,19 @@ impl Vcpu for SoftwareVcpu {
     }
 
     fn complete_read(&mut self, value: u64) -> Result<(), VcpuError> {
-        if self.cpu.bus.answer(value) { Ok(()) } else { Err(VcpuError::NothingToComplete) }
+        if self.cpu.bus.answer(value) {
+            Ok(())
+        } else {
+            Err(VcpuError::NothingToComplete)
+        }
     }
 
     fn refuse_msr(&mut self) -> Result<(), VcpuError> {
-        if self.cpu.bus.refuse() { Ok(()) } else { Err(VcpuError::NothingToComplete) }
+        if self.cpu.bus.refuse() {
+            Ok(())
+        } else {
+            Err(VcpuError::NothingToComplete)
+        }
     }
 
     fn can_take_interrupt(&self) -> bool {

@@ -35,7 +35,10 @@ impl Hypervisor for SoftwareHypervisor {
             });
         }
         let vcpu: Box<dyn Vcpu> = Box::new(SoftwareVcpu::new(memory.clone()));
-        Ok(Box::new(SoftwareVm { memory, vcpus: vec![vcpu] }))
+        Ok(Box::new(SoftwareVm {
+            memory,
+            vcpus: vec![vcpu],
+        }))
     }
 }
 

@@ -61,22 +61,41 @@ macro_rules! width {
     };
 }
 
-width!(u64, i64, 64,
+width!(
+    u64,
+    i64,
+    64,
     |cpu, register| cpu.regs[(register & REGISTER_MASK) as usize],
-    |cpu, register, value| cpu.regs[(register & REGISTER_MASK) as usize] = value);
-width!(u32, i32, 32,
+    |cpu, register, value| cpu.regs[(register & REGISTER_MASK) as usize] = value
+);
+width!(
+    u32,
+    i32,
+    32,
     |cpu, register| cpu.regs[(register & REGISTER_MASK) as usize] as u32,
-    |cpu, register, value| cpu.regs[(register & REGISTER_MASK) as usize] = u64::from(value));
-width!(u16, i16, 16,
+    |cpu, register, value| cpu.regs[(register & REGISTER_MASK) as usize] = u64::from(value)
+);
+width!(
+    u16,
+    i16,
+    16,
     |cpu, register| cpu.regs[(register & REGISTER_MASK) as usize] as u16,
     |cpu, register, value| {
         let slot = &mut cpu.regs[(register & REGISTER_MASK) as usize];
         *slot = (*slot & !0xffff) | u64::from(value);
-    });
-width!(u8, i8, 8,
+    }
+);
+width!(
+    u8,
+    i8,
+    8,
     |cpu, register| {
         let value = cpu.regs[(register & REGISTER_MASK) as usize];
-        if register & HIGH_BYTE == 0 { value as u8 } else { (value >> 8) as u8 }
+        if register & HIGH_BYTE == 0 {
+            value as u8
+        } else {
+            (value >> 8) as u8
+        }
     },
     |cpu, register, value| {
         let slot = &mut cpu.regs[(register & REGISTER_MASK) as usize];
@@ -85,4 +104,5 @@ width!(u8, i8, 8,
         } else {
             *slot = (*slot & !0xff00) | u64::from(value) << 8;
         }
-    });
+    }
+);

@@ -27,7 +27,11 @@ pub fn reset_state() -> CpuState {
         access: data.access | access::CODE,
         ..data
     };
-    let system = |kind| Segment { limit: 0xffff, access: access::PRESENT | kind, ..data };
+    let system = |kind| Segment {
+        limit: 0xffff,
+        access: access::PRESENT | kind,
+        ..data
+    };
     let mut gpr = [0; 16];
     // EDX holds the processor's signature.
     gpr[2] = u64::from(crate::software::cpuid::SIGNATURE);
@@ -39,16 +43,29 @@ pub fn reset_state() -> CpuState {
         segments,
         ldtr: system(2),
         tr: system(0xb),
-        gdtr: DescriptorTable { base: 0, limit: 0xffff },
-        idtr: DescriptorTable { base: 0, limit: 0xffff },
+        gdtr: DescriptorTable {
+            base: 0,
+            limit: 0xffff,
+        },
+        idtr: DescriptorTable {
+            base: 0,
+            limit: 0xffff,
+        },
         cr0: cr0::CD | cr0::NW | cr0::ET,
         cr2: 0,
         cr3: 0,
         cr4: 0,
         cr8: 0,
         debug: [0, 0, 0, 0, 0xffff_0ff0, 0x400],
-        msrs: Msrs { pat: PAT_RESET, misc_enable: MISC_ENABLE_RESET, ..Msrs::default() },
-        fpu: FpuState { fxsave: fxsave_reset(), xcr0: xcr0::X87 },
+        msrs: Msrs {
+            pat: PAT_RESET,
+            misc_enable: MISC_ENABLE_RESET,
+            ..Msrs::default()
+        },
+        fpu: FpuState {
+            fxsave: fxsave_reset(),
+            xcr0: xcr0::X87,
+        },
         pending: PendingEvents::default(),
         tsc: crate::vcpu::TscClock::default(),
     }

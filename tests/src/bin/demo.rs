@@ -122,9 +122,12 @@ impl Samples {
     }
 
     fn take_protected(&mut self, status: &Value) {
-        self.added_p50.push(number(status, "/outputs/added_latency/p50_us") / 1000.0);
-        self.added_p99.push(number(status, "/outputs/added_latency/p99_us") / 1000.0);
-        self.lag_p99.push(number(status, "/lag/replayed/p99_us") / 1000.0);
+        self.added_p50
+            .push(number(status, "/outputs/added_latency/p50_us") / 1000.0);
+        self.added_p99
+            .push(number(status, "/outputs/added_latency/p99_us") / 1000.0);
+        self.lag_p99
+            .push(number(status, "/lag/replayed/p99_us") / 1000.0);
     }
 
     fn take_failover(&mut self, status: &Value) {
@@ -146,7 +149,8 @@ impl Samples {
         figures.added_latency_ms_p50 = median(&mut self.added_p50);
         figures.added_latency_ms_p99 = worst(&self.added_p99);
         figures.lag_ms_p99 = worst(&self.lag_p99);
-        self.failovers.sort_by(|one, other| one.total.total_cmp(&other.total));
+        self.failovers
+            .sort_by(|one, other| one.total.total_cmp(&other.total));
         figures.failover_ms = self.failovers.last().cloned().unwrap_or_default();
     }
 }
@@ -164,14 +168,25 @@ fn log_rate(pair: &Pair, seconds: u64) -> Result<f64, HarnessError> {
 }
 
 fn run(arguments: &Arguments, folder: PathBuf, figures: &mut Figures) -> Result<(), HarnessError> {
-    let transport = if arguments.transport == "unix" { "unix" } else { "tcp" };
-    let protection = Protection { start: json!({"release": arguments.release}), transport };
+    let transport = if arguments.transport == "unix" {
+        "unix"
+    } else {
+        "tcp"
+    };
+    let protection = Protection {
+        start: json!({"release": arguments.release}),
+        transport,
+    };
     let mut random = Random(figures.seed);
     let mut samples = Samples::default();
 
     step("boot the guest");
-    let (mut pair, line, boot_s) =
-        Pair::boot(folder, &arguments.memory, "job=service", "MARK begin service")?;
+    let (mut pair, line, boot_s) = Pair::boot(
+        folder,
+        &arguments.memory,
+        "job=service",
+        "MARK begin service",
+    )?;
     figures.boot_s = boot_s;
     step("protect it");
     pair.protect(&protection)?;
@@ -181,7 +196,9 @@ fn run(arguments: &Arguments, folder: PathBuf, figures: &mut Figures) -> Result<
 
     let mut client = Client::start(line, pair.primary.serial().to_owned())?;
     for round in 1..=arguments.rounds {
-        step(&format!("round {round}: requests, then SIGKILL to the primary"));
+        step(&format!(
+            "round {round}: requests, then SIGKILL to the primary"
+        ));
         samples.busy.push(log_rate(&pair, 1)?);
         std::thread::sleep(Duration::from_micros(random.next() % 1_000_000));
         let status = pair.primary.ft_status()?;
@@ -240,16 +257,22 @@ fn table(figures: &Figures) {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let folder = arguments.folder.clone().unwrap_or_else(|| {
-        std::env::temp_dir().join(format!("chft-demo-{}", std::process::id()))
-    });
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let folder = arguments
+        .folder
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("chft-demo-{}", std::process::id())));
     if let Err(error) = std::fs::create_dir_all(&folder) {
         eprintln!("error: cannot make {}: {error}", folder.display());
         return ExitCode::FAILURE;
     }
     let seed = arguments.seed.unwrap_or(since.as_nanos() as u64);
-    let mut figures = Figures { seed, ..Figures::default() };
+    let mut figures = Figures {
+        seed,
+        ..Figures::default()
+    };
     let outcome = run(&arguments, folder.clone(), &mut figures);
     table(&figures);
     if let Some(path) = &arguments.json {
@@ -260,7 +283,10 @@ fn main() -> ExitCode {
         }
     }
     if let Err(error) = outcome {
-        eprintln!("\nerror: {error}\nsockets and logs are in {}", folder.display());
+        eprintln!(
+            "\nerror: {error}\nsockets and logs are in {}",
+            folder.display()
+        );
         return ExitCode::FAILURE;
     }
     if arguments.folder.is_none() {

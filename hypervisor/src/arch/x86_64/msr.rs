@@ -39,8 +39,9 @@ pub const MTRR_VARIABLE_FIRST: u32 = 0x200;
 /// Last variable-range MTRR mask.
 pub const MTRR_VARIABLE_LAST: u32 = 0x20f;
 /// Fixed-range MTRRs (64 KiB, two of 16 KiB, eight of 4 KiB).
-pub const MTRR_FIXED: [u32; 11] =
-    [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
+pub const MTRR_FIXED: [u32; 11] = [
+    0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
+];
 /// Page-attribute table.
 pub const PAT: u32 = 0x277;
 /// Default memory type.

@@ -3,9 +3,7 @@
 use iced_x86::{Instruction, Mnemonic};
 
 use super::Chosen;
-use super::select::{
-    by_condition, by_wide_width, by_width, in_memory, in_register, operand_bits,
-};
+use super::select::{by_condition, by_wide_width, by_width, in_memory, in_register, operand_bits};
 use crate::software::execute::operand::{I, M, R0, R1, R2};
 use crate::software::execute::{alu, bits, branch, data, exchange, multiply, shift, stack, string};
 use crate::software::op::Handler;
@@ -62,7 +60,11 @@ fn moves(i: &Instruction) -> Option<Handler> {
     if i.op_count() == 2 && is_special_move(i) {
         return None;
     }
-    let bits = if i.op_count() > 0 { operand_bits(i, 0) } else { 0 };
+    let bits = if i.op_count() > 0 {
+        operand_bits(i, 0)
+    } else {
+        0
+    };
     Some(match i.mnemonic() {
         N::Mov => binary!(i, bits, data::mov, []),
         N::Movnti => by_wide_width!(bits, data::mov, [M, R1]),
@@ -312,7 +314,11 @@ fn branches(i: &Instruction) -> Option<Chosen> {
         return Some(Chosen::end(by_condition!(code, branch::jump_if, [])));
     }
     let near = i.op_count() > 0 && !in_register(i, 0) && !in_memory(i, 0);
-    let bits = if i.op_count() == 0 { 0 } else { operand_bits(i, 0) };
+    let bits = if i.op_count() == 0 {
+        0
+    } else {
+        operand_bits(i, 0)
+    };
     Some(Chosen::end(match i.mnemonic() {
         N::Jmp if i.is_jmp_far() || i.is_jmp_far_indirect() => return None,
         N::Call if i.is_call_far() || i.is_call_far_indirect() => return None,

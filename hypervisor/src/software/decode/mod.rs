@@ -42,17 +42,26 @@ pub struct Chosen {
 impl Chosen {
     /// The next instruction may follow.
     pub fn next(run: Handler) -> Self {
-        Self { run, flow: Flow::Next }
+        Self {
+            run,
+            flow: Flow::Next,
+        }
     }
 
     /// Ends its block.
     pub fn end(run: Handler) -> Self {
-        Self { run, flow: Flow::End }
+        Self {
+            run,
+            flow: Flow::End,
+        }
     }
 
     /// Is alone in its block.
     pub fn alone(run: Handler) -> Self {
-        Self { run, flow: Flow::Alone }
+        Self {
+            run,
+            flow: Flow::Alone,
+        }
     }
 }
 
@@ -87,7 +96,10 @@ pub fn decode(bytes: &[u8], rip: u64, mode: Mode) -> Option<Decoded> {
     if let Some(immediate) = x87::immediate(bytes, rip, mode) {
         op.imm = immediate;
     }
-    Some(Decoded { op, flow: chosen.flow })
+    Some(Decoded {
+        op,
+        flow: chosen.flow,
+    })
 }
 
 /// The handler of an x87, MMX or SSE instruction.
@@ -104,5 +116,8 @@ fn choose_extension(instruction: &Instruction) -> Option<Chosen> {
 /// #UD, whatever the bytes are.
 fn undefined() -> Decoded {
     let op = operands::lower(&Instruction::default(), branch::undefined, Mode::Long);
-    Decoded { op: Op { len: 1, ..op }, flow: Flow::End }
+    Decoded {
+        op: Op { len: 1, ..op },
+        flow: Flow::End,
+    }
 }

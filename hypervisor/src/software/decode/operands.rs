@@ -5,8 +5,8 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use crate::arch::x86_64::segment::SS;
 use crate::software::cpu::Mode;
 use crate::software::op::{
-    FLAT, FS_BASE, GS_BASE, Handler, LEGACY_16, LEGACY_32, Op, REP_EQUAL, REP_NONE,
-    REP_NOT_EQUAL, WRAP_32, ZERO,
+    FLAT, FS_BASE, GS_BASE, Handler, LEGACY_16, LEGACY_32, Op, REP_EQUAL, REP_NONE, REP_NOT_EQUAL,
+    WRAP_32, ZERO,
 };
 use crate::software::width::HIGH_BYTE;
 
@@ -37,7 +37,10 @@ pub fn lower(instruction: &Instruction, run: Handler, mode: Mode) -> Op {
     } else if instruction.is_stack_instruction() {
         op.segment = SS as u8;
     }
-    if matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32) {
+    if matches!(
+        instruction.op0_kind(),
+        OpKind::FarBranch16 | OpKind::FarBranch32
+    ) {
         op.disp = u64::from(instruction.far_branch_selector());
     }
     op
@@ -135,7 +138,11 @@ fn number(register: Register) -> u8 {
 fn register_operand(instruction: &Instruction, index: u32) -> u8 {
     if index < instruction.op_count() && instruction.op_kind(index) == OpKind::Register {
         let register = instruction.op_register(index);
-        if register.is_segment_register() { 0 } else { number(register) }
+        if register.is_segment_register() {
+            0
+        } else {
+            number(register)
+        }
     } else {
         0
     }

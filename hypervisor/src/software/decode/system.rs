@@ -23,7 +23,10 @@ pub fn choose(i: &Instruction, mode: Mode) -> Option<Chosen> {
 }
 
 fn alone(run: Handler) -> Option<Chosen> {
-    Some(Chosen { run, flow: Flow::Alone })
+    Some(Chosen {
+        run,
+        flow: Flow::Alone,
+    })
 }
 
 fn ports(i: &Instruction) -> Option<Chosen> {
@@ -72,9 +75,10 @@ fn segments(i: &Instruction) -> Option<Chosen> {
         }));
     }
     match i.mnemonic() {
-        N::Lds | N::Les | N::Lss | N::Lfs | N::Lgs => {
-            Some(Chosen::end(by_wide_width!(operand_bits(i, 0), data::load_far_pointer)))
-        }
+        N::Lds | N::Les | N::Lss | N::Lfs | N::Lgs => Some(Chosen::end(by_wide_width!(
+            operand_bits(i, 0),
+            data::load_far_pointer
+        ))),
         _ => None,
     }
 }
@@ -137,9 +141,11 @@ fn control_registers(i: &Instruction) -> Option<Chosen> {
         N::Lmsw if in_memory(i, 0) => Chosen::end(control::load_status_word::<M>),
         N::Lmsw => Chosen::end(control::load_status_word::<R0>),
         N::Smsw if in_memory(i, 0) => Chosen::next(control::store_status_word::<u16, M>),
-        N::Smsw => {
-            Chosen::next(by_wide_width!(operand_bits(i, 0), control::store_status_word, [R0]))
-        }
+        N::Smsw => Chosen::next(by_wide_width!(
+            operand_bits(i, 0),
+            control::store_status_word,
+            [R0]
+        )),
         N::Cli => Chosen::next(control::clear_interrupts),
         N::Sti => Chosen::end(control::set_interrupts),
         N::Cld => Chosen::next(control::set_direction::<false>),
@@ -162,7 +168,11 @@ fn control_registers(i: &Instruction) -> Option<Chosen> {
 fn tables(i: &Instruction, mode: Mode) -> Option<Chosen> {
     use Mnemonic as N;
     let memory = i.op_count() > 0 && in_memory(i, 0);
-    let bits = if i.op_count() == 0 || memory { 16 } else { operand_bits(i, 0) };
+    let bits = if i.op_count() == 0 || memory {
+        16
+    } else {
+        operand_bits(i, 0)
+    };
     macro_rules! store {
         ($name:ident) => {
             if memory {

@@ -122,7 +122,8 @@ pub fn increment<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let a = D::get_to_modify::<W>(cpu, op)?;
     let result = W::from_u64(a.zero_extend().wrapping_add(1));
     D::put(cpu, op, result)?;
-    cpu.flags.set_step(a, result, result.zero_extend() == W::SIGN);
+    cpu.flags
+        .set_step(a, result, result.zero_extend() == W::SIGN);
     Ok(())
 }
 

@@ -50,9 +50,17 @@ impl BitChange for Complement {
 /// BT and relatives on a register, or on memory with an immediate.
 pub fn bit_test<W: Width, C: BitChange, D: Target, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let index = S::get::<W>(cpu, op)?.zero_extend() % u64::from(W::BITS);
-    let value = if C::WRITES { D::get_to_modify::<W>(cpu, op)? } else { D::get::<W>(cpu, op)? };
+    let value = if C::WRITES {
+        D::get_to_modify::<W>(cpu, op)?
+    } else {
+        D::get::<W>(cpu, op)?
+    };
     if C::WRITES {
-        D::put(cpu, op, W::from_u64(C::change(value.zero_extend(), 1 << index)))?;
+        D::put(
+            cpu,
+            op,
+            W::from_u64(C::change(value.zero_extend(), 1 << index)),
+        )?;
     }
     cpu.flags.set_carry(value.zero_extend() >> index & 1 != 0);
     Ok(())
@@ -65,7 +73,11 @@ pub fn bit_test_string<W: Width, C: BitChange>(cpu: &mut Cpu, op: &Op) -> Outcom
     let mut moved = *op;
     moved.disp = op.disp.wrapping_add((words * W::BYTES as i64) as u64);
     if op.addressing != FLAT {
-        let mask = if op.addressing == LEGACY_16 { 0xffff } else { 0xffff_ffff };
+        let mask = if op.addressing == LEGACY_16 {
+            0xffff
+        } else {
+            0xffff_ffff
+        };
         moved.disp &= mask;
     }
     let bit = index as u64 % u64::from(W::BITS);
@@ -75,7 +87,11 @@ pub fn bit_test_string<W: Width, C: BitChange>(cpu: &mut Cpu, op: &Op) -> Outcom
         M::get::<W>(cpu, &moved)?
     };
     if C::WRITES {
-        M::put(cpu, &moved, W::from_u64(C::change(value.zero_extend(), 1 << bit)))?;
+        M::put(
+            cpu,
+            &moved,
+            W::from_u64(C::change(value.zero_extend(), 1 << bit)),
+        )?;
     }
     cpu.flags.set_carry(value.zero_extend() >> bit & 1 != 0);
     Ok(())
@@ -95,7 +111,11 @@ pub fn scan_forward<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 pub fn scan_reverse<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     if value != 0 {
-        W::set(cpu, op.dst, W::from_u64(u64::from(63 - value.leading_zeros())));
+        W::set(
+            cpu,
+            op.dst,
+            W::from_u64(u64::from(63 - value.leading_zeros())),
+        );
     }
     cpu.flags.set_zero(value == 0);
     Ok(())
@@ -105,7 +125,11 @@ pub fn scan_reverse<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 pub fn count_ones<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     W::set(cpu, op.dst, W::from_u64(u64::from(value.count_ones())));
-    cpu.flags.set_bits(if value == 0 { crate::arch::x86_64::control::rflags::ZF } else { 0 });
+    cpu.flags.set_bits(if value == 0 {
+        crate::arch::x86_64::control::rflags::ZF
+    } else {
+        0
+    });
     Ok(())
 }
 
@@ -168,7 +192,11 @@ pub fn zero_high<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     let index = W::get(cpu, op.third).zero_extend() as u8;
     let beyond = u32::from(index) >= W::BITS;
-    let result = W::from_u64(if beyond { value } else { value & ((1 << index) - 1) });
+    let result = W::from_u64(if beyond {
+        value
+    } else {
+        value & ((1 << index) - 1)
+    });
     W::set(cpu, op.dst, result);
     cpu.flags.set_shift(result, beyond, false);
     Ok(())

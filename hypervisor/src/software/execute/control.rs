@@ -290,7 +290,11 @@ pub fn verify<S: Operand, const WRITE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome 
     let selector = S::get::<u16>(cpu, op)?;
     let descriptor = cpu.visible_descriptor(selector)?;
     let allowed = descriptor.is_some_and(|descriptor| {
-        if WRITE { descriptor.is_writable_data() } else { descriptor.is_readable() }
+        if WRITE {
+            descriptor.is_writable_data()
+        } else {
+            descriptor.is_readable()
+        }
     });
     cpu.flags.set_zero(allowed);
     Ok(())
@@ -299,7 +303,9 @@ pub fn verify<S: Operand, const WRITE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome 
 /// INVLPG.
 pub fn invalidate_page(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_ring_0()?;
-    let linear = op.sum(cpu).wrapping_add(cpu.regs[usize::from(op.segment_base & 31)]);
+    let linear = op
+        .sum(cpu)
+        .wrapping_add(cpu.regs[usize::from(op.segment_base & 31)]);
     cpu.mmu.flush_page(linear);
     cpu.attention = true;
     Ok(())
@@ -359,13 +365,20 @@ pub fn change_carry<const KIND: u8>(cpu: &mut Cpu, _: &Op) -> Outcome {
 /// LAHF.
 pub fn load_flags(cpu: &mut Cpu, _: &Op) -> Outcome {
     let value = cpu.rflags() as u8;
-    u8::set(cpu, reg::RAX as u8 | crate::software::width::HIGH_BYTE, value);
+    u8::set(
+        cpu,
+        reg::RAX as u8 | crate::software::width::HIGH_BYTE,
+        value,
+    );
     Ok(())
 }
 
 /// SAHF: OF stays.
 pub fn store_flags(cpu: &mut Cpu, _: &Op) -> Outcome {
-    let value = u64::from(u8::get(cpu, reg::RAX as u8 | crate::software::width::HIGH_BYTE));
+    let value = u64::from(u8::get(
+        cpu,
+        reg::RAX as u8 | crate::software::width::HIGH_BYTE,
+    ));
     let kept = cpu.flags.to_bits() & rflags::OF;
     cpu.flags.set_bits((value & !rflags::OF) | kept);
     Ok(())

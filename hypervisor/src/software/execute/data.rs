@@ -43,7 +43,11 @@ pub fn lea<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
 pub fn conditional_move<W: Width, S: Operand, const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?;
     let kept = W::get(cpu, op.dst);
-    let chosen = if cpu.flags.condition(CODE) { value } else { kept };
+    let chosen = if cpu.flags.condition(CODE) {
+        value
+    } else {
+        kept
+    };
     W::set(cpu, op.dst, chosen);
     Ok(())
 }
@@ -89,14 +93,21 @@ pub fn extend_accumulator<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
 /// CWD, CDQ, CQO: the sign of RAX spread over RDX.
 pub fn spread_sign<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let negative = cpu.regs[reg::RAX] & W::SIGN != 0;
-    W::set(cpu, reg::RDX as u8, W::from_u64(if negative { u64::MAX } else { 0 }));
+    W::set(
+        cpu,
+        reg::RDX as u8,
+        W::from_u64(if negative { u64::MAX } else { 0 }),
+    );
     Ok(())
 }
 
 /// XLAT: the operand's index, AL, is added here.
 pub fn translate(cpu: &mut Cpu, op: &Op) -> Outcome {
     let index = u64::from(u8::get(cpu, reg::RAX as u8));
-    let indexed = Op { disp: op.disp.wrapping_add(index), ..*op };
+    let indexed = Op {
+        disp: op.disp.wrapping_add(index),
+        ..*op
+    };
     let value = M::get::<u8>(cpu, &indexed)?;
     u8::set(cpu, reg::RAX as u8, value);
     Ok(())

@@ -23,7 +23,11 @@ pub fn adjust_packed<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let old = u8::get(cpu, AL);
     let old_carry = cpu.flags.carry();
     let change = |value: u8, by: u8| {
-        if SUBTRACT { value.wrapping_sub(by) } else { value.wrapping_add(by) }
+        if SUBTRACT {
+            value.wrapping_sub(by)
+        } else {
+            value.wrapping_add(by)
+        }
     };
     let (mut al, mut carry) = (old, false);
     let adjusted = old & 0xf > 9 || cpu.flags.adjust();

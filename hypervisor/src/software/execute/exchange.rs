@@ -56,7 +56,11 @@ pub fn compare_exchange_8(cpu: &mut Cpu, op: &Op) -> Outcome {
     let wanted = low_half(cpu, reg::RDX) << 32 | low_half(cpu, reg::RAX);
     let equal = wanted == found;
     if equal {
-        M::put(cpu, op, low_half(cpu, reg::RCX) << 32 | low_half(cpu, reg::RBX))?;
+        M::put(
+            cpu,
+            op,
+            low_half(cpu, reg::RCX) << 32 | low_half(cpu, reg::RBX),
+        )?;
     } else {
         M::put(cpu, op, found)?;
         cpu.regs[reg::RAX] = found & 0xffff_ffff;

@@ -22,7 +22,11 @@ fn transfer(cpu: &mut Cpu, selector: u16, offset: u64) -> Outcome {
         }
         cpu.set_segment(CS, code);
     }
-    cpu.rip = if cpu.mode == Mode::Long { offset } else { offset & 0xffff_ffff };
+    cpu.rip = if cpu.mode == Mode::Long {
+        offset
+    } else {
+        offset & 0xffff_ffff
+    };
     cpu.attention = true;
     Ok(())
 }
@@ -121,7 +125,11 @@ fn finish_return(
         cpu.set_segment(SS, segment);
         cpu.set_stack_pointer(top);
     }
-    cpu.rip = if to_long { offset } else { offset & 0xffff_ffff };
+    cpu.rip = if to_long {
+        offset
+    } else {
+        offset & 0xffff_ffff
+    };
     if outer {
         cpu.drop_inner_segments();
     }
@@ -186,7 +194,11 @@ pub fn interrupt(cpu: &mut Cpu, op: &Op) -> Outcome {
 
 /// INTO.
 pub fn interrupt_on_overflow(cpu: &mut Cpu, _: &Op) -> Outcome {
-    if cpu.flags.overflow() { cpu.software_interrupt(exception::OF) } else { Ok(()) }
+    if cpu.flags.overflow() {
+        cpu.software_interrupt(exception::OF)
+    } else {
+        Ok(())
+    }
 }
 
 /// BOUND.

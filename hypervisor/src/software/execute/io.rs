@@ -26,12 +26,20 @@ impl Cpu {
         }
         let bits: u16 = self.as_processor(|cpu| cpu.load(base.wrapping_add(at)))?;
         let wanted = ((1u16 << size) - 1) << (port % 8);
-        if bits & wanted == 0 { Ok(()) } else { Err(self.general_protection(0)) }
+        if bits & wanted == 0 {
+            Ok(())
+        } else {
+            Err(self.general_protection(0))
+        }
     }
 }
 
 fn port(cpu: &Cpu, op: &Op, from_dx: bool) -> u16 {
-    if from_dx { cpu.regs[reg::RDX] as u16 } else { op.imm as u16 & 0xff }
+    if from_dx {
+        cpu.regs[reg::RDX] as u16
+    } else {
+        op.imm as u16 & 0xff
+    }
 }
 
 /// IN to the accumulator.

@@ -16,7 +16,10 @@ const DX: u8 = reg::RDX as u8;
 
 /// Puts a double-width value into DX:AX, EDX:EAX, RDX:RAX, or AX.
 fn set_pair<W: Width>(cpu: &mut Cpu, value: u128) {
-    let (low, high) = (W::from_u64(value as u64), W::from_u64((value >> W::BITS) as u64));
+    let (low, high) = (
+        W::from_u64(value as u64),
+        W::from_u64((value >> W::BITS) as u64),
+    );
     W::set(cpu, AL, low);
     W::set(cpu, if W::BITS == 8 { AH } else { DX }, high);
 }
@@ -32,7 +35,8 @@ pub fn multiply<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let product = u128::from(W::get(cpu, AL).zero_extend()) * u128::from(b.zero_extend());
     set_pair::<W>(cpu, product);
     let large = product >> W::BITS != 0;
-    cpu.flags.set_shift(W::from_u64(product as u64), large, large);
+    cpu.flags
+        .set_shift(W::from_u64(product as u64), large, large);
     Ok(())
 }
 
@@ -48,7 +52,8 @@ pub fn multiply_signed<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome 
     let b = S::get::<W>(cpu, op)?;
     let (product, large) = signed_product(W::get(cpu, AL), b);
     set_pair::<W>(cpu, product as u128);
-    cpu.flags.set_shift(W::from_u64(product as u64), large, large);
+    cpu.flags
+        .set_shift(W::from_u64(product as u64), large, large);
     Ok(())
 }
 
@@ -80,7 +85,11 @@ fn divide_error(cpu: &mut Cpu) -> Stop {
 
 fn set_quotient<W: Width>(cpu: &mut Cpu, quotient: u64, remainder: u64) {
     W::set(cpu, AL, W::from_u64(quotient));
-    W::set(cpu, if W::BITS == 8 { AH } else { DX }, W::from_u64(remainder));
+    W::set(
+        cpu,
+        if W::BITS == 8 { AH } else { DX },
+        W::from_u64(remainder),
+    );
 }
 
 /// DIV: #DE when the divisor is zero or the quotient too large.

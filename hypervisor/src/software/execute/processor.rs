@@ -12,7 +12,10 @@ use crate::software::op::{Op, Outcome, Stop, reg};
 pub fn cpuid(cpu: &mut Cpu, _: &Op) -> Outcome {
     let (leaf, subleaf) = (cpu.regs[reg::RAX] as u32, cpu.regs[reg::RCX] as u32);
     let answer = cpuid::leaf(leaf, subleaf, cpu.cr4 & cr4::OSXSAVE != 0);
-    for (register, value) in [reg::RAX, reg::RBX, reg::RCX, reg::RDX].into_iter().zip(answer) {
+    for (register, value) in [reg::RAX, reg::RBX, reg::RCX, reg::RDX]
+        .into_iter()
+        .zip(answer)
+    {
         cpu.regs[register] = u64::from(value);
     }
     Ok(())
@@ -77,7 +80,11 @@ pub fn write_extended_control(cpu: &mut Cpu, _: &Op) -> Outcome {
 pub fn read_msr(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let index = cpu.regs[reg::RCX] as u32;
-    let value = if is_outer(index) { cpu.outer_msr_read(index)? } else { inner_read(cpu, index)? };
+    let value = if is_outer(index) {
+        cpu.outer_msr_read(index)?
+    } else {
+        inner_read(cpu, index)?
+    };
     set_pair(cpu, value);
     Ok(())
 }
@@ -139,7 +146,11 @@ fn inner_read(cpu: &mut Cpu, index: u32) -> Result<u64, Stop> {
 }
 
 fn canonical(cpu: &mut Cpu, value: u64) -> Result<u64, Stop> {
-    if cpu.is_canonical(value) { Ok(value) } else { Err(cpu.general_protection(0)) }
+    if cpu.is_canonical(value) {
+        Ok(value)
+    } else {
+        Err(cpu.general_protection(0))
+    }
 }
 
 fn inner_write(cpu: &mut Cpu, index: u32, value: u64) -> Outcome {
@@ -202,5 +213,8 @@ fn write_efer(cpu: &mut Cpu, value: u64) -> Outcome {
 
 /// Each byte of the table names one of the six memory types.
 fn is_pat(value: u64) -> bool {
-    value.to_le_bytes().iter().all(|&kind| matches!(kind, 0 | 1 | 4..=7))
+    value
+        .to_le_bytes()
+        .iter()
+        .all(|&kind| matches!(kind, 0 | 1 | 4..=7))
 }

@@ -23,7 +23,11 @@ impl Shift for Left {
         let wide = u128::from(value.zero_extend()) << count;
         let result = W::from_u64(wide as u64);
         let carry = wide >> W::BITS & 1 != 0;
-        flags.set_shift(result, carry, (result.zero_extend() & W::SIGN != 0) != carry);
+        flags.set_shift(
+            result,
+            carry,
+            (result.zero_extend() & W::SIGN != 0) != carry,
+        );
         result
     }
 }
@@ -144,7 +148,11 @@ pub fn shift<W: Width, H: Shift, D: Target, S: Operand>(cpu: &mut Cpu, op: &Op) 
 /// Count of SHLD and SHRD: CL, or the immediate.
 #[inline(always)]
 fn double_count<W: Width, const BY_CL: bool>(cpu: &Cpu, op: &Op) -> u32 {
-    masked::<W>(if BY_CL { cpu.regs[reg::RCX] as u8 } else { op.imm as u8 })
+    masked::<W>(if BY_CL {
+        cpu.regs[reg::RCX] as u8
+    } else {
+        op.imm as u8
+    })
 }
 
 /// SHLD. Counts above 16 on 16-bit operands (undefined) go on with the bits of the pair.

@@ -40,7 +40,11 @@ pub fn pop_segment<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let mask = cpu.stack_mask();
     cpu.load_segment(index, selector)?;
     let rsp = &mut cpu.regs[reg::RSP];
-    *rsp = if mask == 0xffff { (*rsp & !mask) | (top & mask) } else { top & mask };
+    *rsp = if mask == 0xffff {
+        (*rsp & !mask) | (top & mask)
+    } else {
+        top & mask
+    };
     if index == SS {
         cpu.interrupt_shadow = true;
         cpu.attention = true;
@@ -52,7 +56,11 @@ pub fn pop_segment<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
 pub fn push_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let before = cpu.regs[reg::RSP];
     for register in 0..8u8 {
-        let value = if register == reg::RSP as u8 { before } else { cpu.regs[register as usize] };
+        let value = if register == reg::RSP as u8 {
+            before
+        } else {
+            cpu.regs[register as usize]
+        };
         if let Err(stop) = cpu.push(W::from_u64(value)) {
             cpu.regs[reg::RSP] = before;
             return Err(stop);

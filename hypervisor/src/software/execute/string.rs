@@ -7,9 +7,7 @@
 use crate::arch::x86_64::control::rflags;
 use crate::arch::x86_64::segment::ES;
 use crate::software::cpu::{Cpu, Mode};
-use crate::software::op::{
-    FLAT, LEGACY_16, Op, Outcome, REP_EQUAL, REP_NONE, Stop, reg,
-};
+use crate::software::op::{FLAT, LEGACY_16, Op, Outcome, REP_EQUAL, REP_NONE, Stop, reg};
 use crate::software::width::Width;
 
 use super::alu::{Alu, Cmp};
@@ -25,11 +23,19 @@ fn address_mask(op: &Op) -> u64 {
 
 fn set_address(cpu: &mut Cpu, register: usize, value: u64, mask: u64) {
     let slot = &mut cpu.regs[register];
-    *slot = if mask == 0xffff { (*slot & !mask) | (value & mask) } else { value & mask };
+    *slot = if mask == 0xffff {
+        (*slot & !mask) | (value & mask)
+    } else {
+        value & mask
+    };
 }
 
 fn step<W: Width>(cpu: &Cpu) -> u64 {
-    if cpu.system_flags & rflags::DF != 0 { W::BYTES.wrapping_neg() } else { W::BYTES }
+    if cpu.system_flags & rflags::DF != 0 {
+        W::BYTES.wrapping_neg()
+    } else {
+        W::BYTES
+    }
 }
 
 fn source<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<u64, Stop> {
@@ -130,7 +136,9 @@ fn move_stretch<W: Width>(cpu: &mut Cpu, op: &Op) {
 pub fn stos<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = W::get(cpu, reg::RAX as u8);
     let bytes = value.to_bytes();
-    let uniform = bytes[..W::BYTES as usize].iter().all(|&byte| byte == bytes[0]);
+    let uniform = bytes[..W::BYTES as usize]
+        .iter()
+        .all(|&byte| byte == bytes[0]);
     let at_once = may_go_at_once(cpu, op) && uniform;
     repeated(cpu, op, |cpu| {
         if at_once {

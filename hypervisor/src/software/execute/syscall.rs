@@ -42,7 +42,10 @@ pub fn sysret<const WIDE: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     };
     cpu.cpl = 3;
     cpu.set_segment(CS, Segment::flat(selector | 3, kind, 3));
-    cpu.set_segment(SS, Segment::flat(base.wrapping_add(8) | 3, access::DEFAULT_32, 3));
+    cpu.set_segment(
+        SS,
+        Segment::flat(base.wrapping_add(8) | 3, access::DEFAULT_32, 3),
+    );
     cpu.rip = if WIDE { target } else { target & 0xffff_ffff };
     let flags = cpu.regs[11] & rflags::WRITABLE & !rflags::RF;
     cpu.set_rflags(flags);
@@ -56,7 +59,11 @@ pub fn sysenter(cpu: &mut Cpu, _: &Op) -> Outcome {
         return Err(cpu.general_protection(0));
     }
     let long = cpu.long_mode();
-    let kind = if long { access::LONG } else { access::DEFAULT_32 };
+    let kind = if long {
+        access::LONG
+    } else {
+        access::DEFAULT_32
+    };
     cpu.cpl = 0;
     cpu.set_segment(CS, Segment::flat(selector, access::CODE | kind, 0));
     cpu.set_segment(SS, Segment::flat(selector + 8, access::DEFAULT_32, 0));
@@ -78,8 +85,11 @@ pub fn sysexit<const WIDE: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     if WIDE && !(cpu.is_canonical(target) && cpu.is_canonical(stack)) {
         return Err(cpu.general_protection(0));
     }
-    let (code, data, kind) =
-        if WIDE { (32, 40, access::LONG) } else { (16, 24, access::DEFAULT_32) };
+    let (code, data, kind) = if WIDE {
+        (32, 40, access::LONG)
+    } else {
+        (16, 24, access::DEFAULT_32)
+    };
     cpu.cpl = 3;
     cpu.set_segment(CS, Segment::flat((base + code) | 3, access::CODE | kind, 3));
     cpu.set_segment(SS, Segment::flat((base + data) | 3, access::DEFAULT_32, 3));

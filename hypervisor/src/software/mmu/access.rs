@@ -122,7 +122,11 @@ impl Cpu {
     /// Stops the instruction when it is about to overwrite decoded code; otherwise takes away
     /// the reasons for which this page was slow.
     fn check_code(&mut self, piece: Piece) -> Result<(), Stop> {
-        let offset = self.mmu.memory.offset_of(piece.gpa).expect("a translated page is memory");
+        let offset = self
+            .mmu
+            .memory
+            .offset_of(piece.gpa)
+            .expect("a translated page is memory");
         if self.mmu.hits_code(offset, piece.len as u64) {
             return Err(Stop::CodeModified);
         }
@@ -168,7 +172,9 @@ impl super::Mmu {
         if entry.write & DEVICE != 0 || entry.write & (CLEAN | CODE) == 0 {
             return;
         }
-        let Some(offset) = self.memory.offset_of(entry.gpa & !PAGE_MASK) else { return };
+        let Some(offset) = self.memory.offset_of(entry.gpa & !PAGE_MASK) else {
+            return;
+        };
         let page = offset / PAGE_SIZE;
         self.memory.mark_dirty(page);
         let slot = self.tlb.entry_mut(linear);
@@ -185,6 +191,9 @@ fn pieces(linear: u64, len: usize) -> [Option<(u64, usize)>; 2] {
     if len <= room {
         [Some((linear, len)), None]
     } else {
-        [Some((linear, room)), Some((linear.wrapping_add(room as u64), len - room))]
+        [
+            Some((linear, room)),
+            Some((linear.wrapping_add(room as u64), len - room)),
+        ]
     }
 }

@@ -20,7 +20,10 @@ impl Cpu {
         if source.read != from & !PAGE_MASK || target.write != to & !PAGE_MASK {
             return 0;
         }
-        let (from, to) = (from.wrapping_add(source.addend), to.wrapping_add(target.addend));
+        let (from, to) = (
+            from.wrapping_add(source.addend),
+            to.wrapping_add(target.addend),
+        );
         // SAFETY: tags without reasons vouch for both pages, as in `fast`; `len` was cut so that
         // neither range leaves its page.
         unsafe { copy_forward(from, to, len) };

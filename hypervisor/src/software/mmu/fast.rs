@@ -13,7 +13,10 @@ use crate::software::op::Stop;
 ///
 /// # Safety
 /// Every bit pattern is a value, and there is no padding.
-#[expect(unsafe_code, reason = "the promise above is what makes raw loads sound")]
+#[expect(
+    unsafe_code,
+    reason = "the promise above is what makes raw loads sound"
+)]
 pub unsafe trait Scalar: Copy {
     /// Bytes, at most 16.
     const SIZE: u64 = size_of::<Self>() as u64;
@@ -52,9 +55,7 @@ impl Cpu {
             // SAFETY: `Mmu::fill` sets a read tag without reasons only for pages that lie inside
             // the guest's mapping, which the MMU keeps alive; the comparison covers the first and
             // the last byte, so the access stays inside that page.
-            return Ok(unsafe {
-                (linear.wrapping_add(entry.addend) as *const T).read_unaligned()
-            });
+            return Ok(unsafe { (linear.wrapping_add(entry.addend) as *const T).read_unaligned() });
         }
         self.load_slow(linear)
     }
@@ -84,9 +85,7 @@ impl Cpu {
         let entry = self.mmu.data().entry(linear);
         if entry.write == linear.wrapping_add(T::SIZE - 1) & !PAGE_MASK {
             // SAFETY: as in `store`.
-            return Ok(unsafe {
-                (linear.wrapping_add(entry.addend) as *const T).read_unaligned()
-            });
+            return Ok(unsafe { (linear.wrapping_add(entry.addend) as *const T).read_unaligned() });
         }
         self.load_to_modify_slow(linear)
     }

@@ -171,7 +171,11 @@ impl Mmu {
 
     /// The rights of accesses that the processor makes by itself (descriptor tables, TSS).
     pub fn implicit_context(&self) -> Context {
-        if self.control.smap { Context::SupervisorOnly } else { Context::Supervisor }
+        if self.control.smap {
+            Context::SupervisorOnly
+        } else {
+            Context::Supervisor
+        }
     }
 
     /// Drops translations; with `keep_global`, global ones stay.
@@ -209,7 +213,9 @@ impl Mmu {
 
     /// Records that `len` bytes of decoded code start at `gpa`, inside one page of memory.
     pub fn note_code(&mut self, gpa: u64, len: u64) {
-        let Some(offset) = self.memory.offset_of(gpa) else { return };
+        let Some(offset) = self.memory.offset_of(gpa) else {
+            return;
+        };
         let page = (offset / PAGE_SIZE) as usize;
         if self.code[page] == 0 {
             self.tlb.slow_writes_to(gpa & !(PAGE_SIZE - 1), CODE);
@@ -240,7 +246,9 @@ impl Mmu {
         for (index, byte) in bytes.iter_mut().take(len).enumerate() {
             let at = linear.wrapping_add(index as u64);
             let gpa = self.look_up(at)? | (at & (PAGE_SIZE - 1));
-            self.memory.read(GuestAddress(gpa), std::slice::from_mut(byte)).ok()?;
+            self.memory
+                .read(GuestAddress(gpa), std::slice::from_mut(byte))
+                .ok()?;
         }
         Some(bytes)
     }

@@ -47,7 +47,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    const NONE: Self = Self { read: EMPTY, write: EMPTY, addend: 0, gpa: 0 };
+    const NONE: Self = Self {
+        read: EMPTY,
+        write: EMPTY,
+        addend: 0,
+        gpa: 0,
+    };
 }
 
 /// Translations for data, a table per [`Context`].
@@ -66,7 +71,10 @@ impl Default for Tlb {
 impl Tlb {
     /// Empty tables.
     pub fn new() -> Self {
-        Self { entries: Box::new([Entry::NONE; ENTRIES * TABLES]), table: 0 }
+        Self {
+            entries: Box::new([Entry::NONE; ENTRIES * TABLES]),
+            table: 0,
+        }
     }
 
     /// Chooses the table that [`Tlb::entry`] looks into.
@@ -149,7 +157,9 @@ impl Default for FetchTlb {
 impl FetchTlb {
     /// An empty table.
     pub fn new() -> Self {
-        Self { entries: Box::new([(EMPTY, 0); FETCH_ENTRIES]) }
+        Self {
+            entries: Box::new([(EMPTY, 0); FETCH_ENTRIES]),
+        }
     }
 
     /// Guest physical page of the linear page `page`, if known.

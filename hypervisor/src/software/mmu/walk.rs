@@ -64,7 +64,11 @@ impl Mmu {
     /// # Errors
     /// The page fault's error code.
     pub fn fetch_page(&mut self, linear: u64, user: bool) -> Result<u64, PageFault> {
-        let context = if user { Context::User } else { Context::Supervisor };
+        let context = if user {
+            Context::User
+        } else {
+            Context::Supervisor
+        };
         let leaf = self.walk(linear, Access::Fetch, context)?;
         self.fetch[usize::from(user)].set(linear, leaf.gpa | u64::from(leaf.global));
         Ok(leaf.gpa)
@@ -76,8 +80,12 @@ impl Mmu {
         let page = linear & !PAGE_MASK;
         let access = if write { Access::Write } else { Access::Read };
         let leaf = self.walk(linear, access, self.context)?;
-        let mut entry =
-            Entry { read: page, write: EMPTY, addend: 0, gpa: leaf.gpa | u64::from(leaf.global) };
+        let mut entry = Entry {
+            read: page,
+            write: EMPTY,
+            addend: 0,
+            gpa: leaf.gpa | u64::from(leaf.global),
+        };
         // A write through a page that is not yet dirty must come back here to set the bit.
         let writable = leaf.dirty && self.may_write(&leaf, self.context);
         if writable {
@@ -105,9 +113,21 @@ impl Mmu {
 
     fn shape(&self) -> Shape {
         match self.control.paging {
-            Paging::Long | Paging::Off => Shape { levels: 4, entry_size: 8, index_bits: 9 },
-            Paging::Pae => Shape { levels: 3, entry_size: 8, index_bits: 9 },
-            Paging::Bits32 => Shape { levels: 2, entry_size: 4, index_bits: 10 },
+            Paging::Long | Paging::Off => Shape {
+                levels: 4,
+                entry_size: 8,
+                index_bits: 9,
+            },
+            Paging::Pae => Shape {
+                levels: 3,
+                entry_size: 8,
+                index_bits: 9,
+            },
+            Paging::Bits32 => Shape {
+                levels: 2,
+                entry_size: 4,
+                index_bits: 10,
+            },
         }
     }
 
@@ -218,7 +238,11 @@ impl Mmu {
             Paging::Bits32 | Paging::Off => false,
             Paging::Pae if level == 3 => entry & PDPTE_PAE_RESERVED != 0,
             _ => {
-                let below = if large { ((1 << shift) - 1) & !0x1fff } else { 0 };
+                let below = if large {
+                    ((1 << shift) - 1) & !0x1fff
+                } else {
+                    0
+                };
                 entry & (RESERVED | below) != 0
                     || (entry & NO_EXECUTE != 0 && !self.control.no_execute)
                     || (level == 4 && entry & LARGE != 0)
@@ -236,7 +260,11 @@ impl Mmu {
                     && (access == Access::Read || self.may_write(leaf, context))
             }
         };
-        if allowed { Ok(()) } else { Err(self.denied(access, context)) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(self.denied(access, context))
+        }
     }
 
     fn denied(&self, access: Access, context: Context) -> PageFault {
@@ -251,7 +279,11 @@ impl Mmu {
     fn set_used(&mut self, used: &[(u64, u64)], access: Access, entry_size: u64) {
         for (index, &(address, entry)) in used.iter().enumerate() {
             let last = index + 1 == used.len();
-            let dirty = if last && access == Access::Write { DIRTY } else { 0 };
+            let dirty = if last && access == Access::Write {
+                DIRTY
+            } else {
+                0
+            };
             let wanted = entry | ACCESSED | dirty;
             if wanted != entry {
                 self.write_entry(address, wanted, entry_size);
@@ -262,7 +294,10 @@ impl Mmu {
     /// A paging entry; zero (not present) where there is no memory.
     fn read_entry(&self, address: u64, size: u64) -> u64 {
         let mut bytes = [0; 8];
-        match self.memory.read(GuestAddress(address), &mut bytes[..size as usize]) {
+        match self
+            .memory
+            .read(GuestAddress(address), &mut bytes[..size as usize])
+        {
             Ok(()) => u64::from_le_bytes(bytes),
             Err(_) => 0,
         }
@@ -274,15 +309,29 @@ impl Mmu {
             // Code decoded from a paging structure is stale now; the run loop drops it.
             self.hits_code(offset, size);
         }
-        let written = self.memory.write(GuestAddress(address), &bytes[..size as usize]);
+        let written = self
+            .memory
+            .write(GuestAddress(address), &bytes[..size as usize]);
         assert!(written.is_ok(), "an entry that was read can be written");
     }
 }
 
 fn fault(bits: u32, access: Access, context: Context) -> PageFault {
-    let write = if access == Access::Write { exception::PF_WRITE } else { 0 };
-    let fetch = if access == Access::Fetch { exception::PF_FETCH } else { 0 };
-    let user = if context == Context::User { exception::PF_USER } else { 0 };
+    let write = if access == Access::Write {
+        exception::PF_WRITE
+    } else {
+        0
+    };
+    let fetch = if access == Access::Fetch {
+        exception::PF_FETCH
+    } else {
+        0
+    };
+    let user = if context == Context::User {
+        exception::PF_USER
+    } else {
+        0
+    };
     PageFault(bits | write | fetch | user)
 }
 
