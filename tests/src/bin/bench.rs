@@ -20,6 +20,9 @@ use tests::{HarnessError, repository};
 const LIFE_TIMEOUT: Duration = Duration::from_secs(300);
 const WORK_JOBS: &str = "job=sha256,loop,poweroff";
 
+/// One figure of a run.
+type Figure = fn(&Work) -> f64;
+
 /// Measures one thing and stores the figures.
 #[derive(Parser)]
 struct Arguments {
@@ -228,8 +231,7 @@ fn ft(scratch: &Scratch, rounds: u32, idle_s: u64) -> Result<Value, HarnessError
         "failover_ms_sigkill": worst(&killed),
         "failover_ms_sigstop": silent_ms,
     });
-    let names: [(&str, fn(&Work) -> f64); 2] =
-        [("sha256", |run| run.sha256_s), ("loop", |run| run.loop_s)];
+    let names: [(&str, Figure); 2] = [("sha256", |run| run.sha256_s), ("loop", |run| run.loop_s)];
     for (name, figure) in names {
         let base = median_of(&alone, figure);
         figures[format!("{name}_s_unprotected")] = json!(base);
