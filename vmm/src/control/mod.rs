@@ -17,7 +17,7 @@ mod requests;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
-use api_client::types::{SerialConfig, VmConfig, VmInfo, VmState};
+use api_client::types::{HypervisorChoice, SerialConfig, VmConfig, VmInfo, VmState};
 use ft::event::{ControlOp, Output};
 use ft::status::{End, FtEvent};
 use hypervisor::Hypervisor;
@@ -152,6 +152,12 @@ impl HostSide for Devices {
             log::error!("{}", causes(&error).join(": "));
         }
     }
+
+    fn leave(&mut self) {
+        let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        // Dropping the open one closes its connections; its successor waits to be activated.
+        *serial = serial.take().map(|host| host.successor());
+    }
 }
 
 /// Where a serial port leads. What cannot be had was refused when the configuration was checked.
@@ -245,6 +251,12 @@ impl Control {
                     ControlError::new(error.status(), OPERATION, reasons)
                 })
             })?;
+        if settings.hypervisor == HypervisorChoice::Kvm {
+            let reason = "platform.hypervisor: the KVM backend is not built yet; use software \
+                          or auto"
+                .to_owned();
+            return Err(ControlError::request(OPERATION, reason));
+        }
         self.event("booting");
         let payload = Payload::read(
             &settings.kernel,
@@ -424,10 +436,13 @@ impl Control {
     fn heard(&self, event: VmEvent) {
         match event {
             VmEvent::Ft(event) => self.heard_ft(&event),
-            VmEvent::Ended(end, status) => {
-                let live = status.as_ref().is_some_and(|status| status.live);
+            VmEvent::Ended {
+                end,
+                was_live,
+                status,
+            } => {
                 let mut state = self.lock();
-                state.last_status = status.map(|status| self.status_value(&state, &status));
+                state.last_status = Some(self.status_value(&state, &status));
                 if let Some(running) = &mut state.running {
                     running.ended = Some(end.clone());
                 }
@@ -437,7 +452,10 @@ impl Control {
                 drop(state);
                 self.changed.notify_all();
                 // The main thread may be on its way out already.
-                let _ = self.setting.notices.send(Notice::Ended { end, live });
+                let _ = self.setting.notices.send(Notice::Ended {
+                    end,
+                    live: was_live,
+                });
             }
         }
     }

@@ -162,6 +162,11 @@ impl SerialHost {
         }
     }
 
+    /// A host side like this one that is not open yet.
+    pub fn successor(&self) -> Self {
+        Self::new(self.target.clone(), self.input.clone())
+    }
+
     /// Opens it; a second call does nothing.
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub trait HostSide: Send {
     fn output(&mut self, output: &Output);
     /// This side executes for real from now on: input may come, outputs will.
     fn go_live(&mut self);
+    /// Another side executes from now on: nothing comes or goes here until it is live again.
+    fn leave(&mut self);
 }
 
 /// Whoever wants to know what happens to the machine.
@@ -42,8 +44,15 @@ pub type Listener = Box<dyn FnMut(VmEvent) + Send>;
 pub enum VmEvent {
     /// To its protection.
     Ft(FtEvent),
-    /// It has ended, and this is how things stood; the thread is about to end.
-    Ended(End, Option<Box<VmStatus>>),
+    /// It has ended; the thread is about to.
+    Ended {
+        /// Why.
+        end: End,
+        /// Whether it executed for real here until then.
+        was_live: bool,
+        /// How things stand.
+        status: Box<VmStatus>,
+    },
 }
 
 /// Makes the machine of a backup, from what the primary handed on.

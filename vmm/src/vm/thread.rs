@@ -161,7 +161,12 @@ impl VmThread {
         self.tell();
         if let Some(end) = end {
             let status = Box::new(self.status(self.now()));
-            (self.listener)(VmEvent::Ended(end, Some(status)));
+            let was_live = self.was_live;
+            (self.listener)(VmEvent::Ended {
+                end,
+                was_live,
+                status,
+            });
         }
     }
 
@@ -283,6 +288,9 @@ impl VmThread {
         if live && !self.was_live {
             self.host.go_live();
         }
+        if self.was_live && !live {
+            self.host.leave();
+        }
         self.was_live = live;
         let now = self.now();
         for output in self.replica.take_released(now) {
@@ -370,13 +378,18 @@ impl VmThread {
         Ok(())
     }
 
+    /// Whether the machine executes for real here; one that was fenced does not any more.
+    fn is_live(&self) -> bool {
+        self.replica.is_live() && self.machine.is_some() && self.replica.end().is_none()
+    }
+
     fn status(&self, now: HostTime) -> VmStatus {
         let machine = self.machine.as_deref();
         VmStatus {
             ft: self
                 .replica
                 .status(machine.map(|machine| machine as &dyn Machine), now),
-            live: self.replica.is_live() && self.machine.is_some(),
+            live: self.is_live(),
             paused: self.paused,
             memory_size: machine.map_or(0, |machine| machine.config().memory_size),
             logical_time: machine.map_or(0, |machine| machine.now().0),
