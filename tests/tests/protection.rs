@@ -178,10 +178,7 @@ fn a_primary_that_comes_back_finds_itself_fenced_and_says_no_more() {
     witness.send("HELLO").unwrap();
     let status = wait_for(&old, "role", &json!("ended"));
     let error = status["error"].as_str().unwrap_or_default();
-    assert!(
-        error.contains("fence") || error.contains("live"),
-        "{status}"
-    );
+    assert!(error.contains("was claimed by"), "{status}");
     assert_eq!(status["live"], false, "{status}");
     more_replies(&client, 20);
     let heard = witness.receive();

@@ -6,7 +6,7 @@
 //! slices differently go through the same states.
 //!
 //! `Cpu::attention` is the one thing that the fast loop looks at. Whoever makes a condition true
-//! that the loop must see sets it; [`SoftwareVcpu::service`] sets it again while one lasts.
+//! that the loop must see sets it; `SoftwareVcpu::service` sets it again while one lasts.
 
 use std::sync::Arc;
 
