@@ -252,7 +252,7 @@ fn a_running_vm_is_unharmed_by_bad_calls() {
     let fence = format!("file:{}", scratch.file("fence").display());
 
     api_refuses(&guest, "vm.create", &good, &["already created"]);
-    api_refuses(&guest, "vm.boot", &Value::Null, &["Running"]);
+    api_refuses(&guest, "vm.boot", &Value::Null, &["already created"]);
     api_refuses(&guest, "vm.resume", &Value::Null, &["Running"]);
     api_refuses(&guest, "vm.ft-stop", &Value::Null, &["protect"]);
     api_refuses(

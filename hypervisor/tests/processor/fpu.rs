@@ -224,3 +224,44 @@ fn rdx_selects_no_component_beyond_the_enabled_ones() {
     assert_eq!(guest.get(DATA + 0x200) & !1, 0);
     assert_eq!(guest.get(DATA + 160), 0x77, "SSE is not enabled in XCR0");
 }
+
+#[test]
+fn instructions_that_the_oracle_does_not_draw_are_there_too() {
+    // What processors answer differently within the manual's bounds; here only that they run.
+    let codes: [&[u8]; 23] = [
+        &[0xd9, 0xf0],                   // f2xm1
+        &[0xd9, 0xf1],                   // fyl2x
+        &[0xd9, 0xf9],                   // fyl2xp1
+        &[0xd9, 0xf2],                   // fptan
+        &[0xd9, 0xf3],                   // fpatan
+        &[0xd9, 0xfb],                   // fsincos
+        &[0xd9, 0xfe],                   // fsin
+        &[0xd9, 0xff],                   // fcos
+        &[0xdb, 0xe0],                   // fneni
+        &[0xdb, 0xe4],                   // fnsetpm
+        &[0xd9, 0xd9],                   // fstp st(1), by its other opcode
+        &[0x0f, 0x53, 0xc1],             // rcpps
+        &[0xf3, 0x0f, 0x53, 0xc1],       // rcpss
+        &[0x0f, 0x52, 0xc1],             // rsqrtps
+        &[0xf3, 0x0f, 0x52, 0xc1],       // rsqrtss
+        &[0xf3, 0x48, 0x0f, 0x1e, 0xc8], // rdsspq, a hint without shadow stacks
+        &[0xf3, 0x0f, 0x1e, 0xfa],       // endbr64
+        &[0x0f, 0x0d, 0x08],             // prefetchw
+        &[0x0f, 0x1c, 0x00],             // cldemote, a hint
+        &[0x0f, 0x18, 0x38],             // a reserved hint
+        &[0xf3, 0x0f, 0x09],             // wbnoinvd, as wbinvd
+        &[0x0f, 0xa2],                   // cpuid
+        &[0x0f, 0x31],                   // rdtsc
+    ];
+    for bytes in codes {
+        let mut guest = Guest::new(|a| {
+            a.fninit().unwrap();
+            a.fld1().unwrap();
+            a.fld1().unwrap();
+            a.db(bytes).unwrap();
+            a.hlt().unwrap();
+        });
+        let state = guest.run_to_halt();
+        assert!(state.rip > CODE, "{bytes:02x?} faulted: {:#x}", state.rip);
+    }
+}

@@ -252,7 +252,7 @@ impl Control {
                 })
             })?;
         if settings.hypervisor == HypervisorChoice::Kvm {
-            let reason = "platform.hypervisor: the KVM backend is not built yet; use software \
+            let reason = "platform.hypervisor=kvm: the KVM backend is not built yet; use software \
                           or auto"
                 .to_owned();
             return Err(ControlError::request(OPERATION, reason));
