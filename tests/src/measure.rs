@@ -76,7 +76,8 @@ pub fn time_jobs(process: &VmProcess, line: &mut Line) -> Result<Work, HarnessEr
     })
 }
 
-/// Times the kind of work of [`time_jobs`], a quarter of the SHA-256, given to the guest's shell: so
+/// Times the kind of work of [`time_jobs`], a quarter of the SHA-256, given to the guest's shell:
+/// so
 /// one guest does it unprotected and protected.
 ///
 /// # Errors
