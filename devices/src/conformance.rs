@@ -14,6 +14,9 @@
 //! # Panics
 //! On every violation: this is test code, public so that other crates can run it on their devices.
 
+pub mod virtio;
+pub mod virtio_driver;
+
 use crate::clock::VirtualTime;
 use crate::device::Device;
 use crate::saved::Section;

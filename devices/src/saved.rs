@@ -39,11 +39,17 @@ impl Section {
     /// Encodes a saved state.
     #[must_use]
     pub fn encode<S: SavedState>(state: &S) -> Self {
+        Self::encode_as(S::KIND.to_owned(), state)
+    }
+
+    /// Encodes a saved state under another name than its own, where there are several of its kind.
+    #[must_use]
+    pub fn encode_as<S: SavedState>(kind: String, state: &S) -> Self {
         // Postcard fails only on sequences of unknown length and on writer errors; saved types have
         // neither, and the writer is memory.
         let bytes = postcard::to_allocvec(state).expect("saved types always encode to memory");
         Self {
-            kind: S::KIND.to_owned(),
+            kind,
             version: S::VERSION,
             bytes,
         }
@@ -54,7 +60,15 @@ impl Section {
     /// # Errors
     /// If the section is of another kind or version, or its bytes are malformed.
     pub fn decode<S: SavedState>(&self) -> Result<S, RestoreError> {
-        if self.kind != S::KIND {
+        self.decode_as(S::KIND)
+    }
+
+    /// Decodes the state that this section holds under the name `kind`.
+    ///
+    /// # Errors
+    /// If the section is of another kind or version, or its bytes are malformed.
+    pub fn decode_as<S: SavedState>(&self, kind: &str) -> Result<S, RestoreError> {
+        if self.kind != kind {
             return Err(RestoreError::WrongKind {
                 expected: S::KIND,
                 found: self.kind.clone(),

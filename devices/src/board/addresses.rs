@@ -6,8 +6,10 @@
 //! 060 064 092              i8042, port A        3f8-3ff   serial port, if configured
 //! 070-071                  RTC                  600       ACPI sleep and reset
 //! 608-60b                  PM timer             610       ACPI notifications
+//! cf8-cff                  PCI configuration, if there are PCI devices
 //!
 //! fec00000                 IOAPIC               APIC base local APIC (xAPIC mode)
+//! e8000000                 ECAM                 BARs      PCI devices
 //! ```
 //!
 //! A port access of two or four bytes is two or four byte accesses at rising ports. Whatever nobody
@@ -15,6 +17,7 @@
 //! is not decoded.
 
 use crate::clock::VirtualTime;
+use crate::dma::GuestRam;
 use crate::interrupt_controller::ioapic::{IOAPIC_BASE, IOAPIC_SIZE};
 use crate::interrupt_controller::lapic::{LAPIC_SIZE, X2APIC_FIRST_MSR};
 use crate::interrupt_controller::pic::PicPort;
@@ -30,6 +33,7 @@ use crate::legacy::pit::{PIT_PORT, SYSTEM_CONTROL_B_PORT};
 use crate::legacy::serial_16550::{SERIAL_PORT, SERIAL_PORT_COUNT};
 
 use super::Board;
+use super::pci_routes::is_config_port;
 
 /// IA32_APIC_BASE.
 pub const MSR_APIC_BASE: u32 = 0x1b;
@@ -116,6 +120,12 @@ impl Board {
     /// A guest read of `size` (1, 2 or 4) bytes at `port`.
     pub fn pio_read(&mut self, port: u16, size: u8, now: VirtualTime) -> u32 {
         self.advance(now);
+        if is_config_port(port)
+            && is_port_size(size)
+            && let Some(value) = self.pci_port_read(port, size)
+        {
+            return value;
+        }
         let Some(first) = self.decode_port(port).filter(|_| is_port_size(size)) else {
             self.undecoded_accesses += 1;
             return all_ones(size.min(4)) as u32;
@@ -132,8 +142,21 @@ impl Board {
     }
 
     /// A guest write of the low `size` (1, 2 or 4) bytes of `value` at `port`.
-    pub fn pio_write(&mut self, port: u16, size: u8, value: u32, now: VirtualTime) {
+    pub fn pio_write(
+        &mut self,
+        port: u16,
+        size: u8,
+        value: u32,
+        now: VirtualTime,
+        ram: &mut dyn GuestRam,
+    ) {
         self.advance(now);
+        if is_config_port(port)
+            && is_port_size(size)
+            && self.pci_port_write(port, size, value, ram).is_some()
+        {
+            return;
+        }
         if !is_port_size(size) || self.decode_port(port).is_none() {
             self.undecoded_accesses += 1;
             return;
@@ -155,12 +178,22 @@ impl Board {
         if let IOAPIC_BASE..=IOAPIC_LAST = gpa {
             return u64::from(self.ioapic.read(gpa & 0xff)) & all_ones(size);
         }
+        if let Some(value) = self.pci_mmio_read(gpa, size) {
+            return value & all_ones(size);
+        }
         self.undecoded_accesses += 1;
         all_ones(size)
     }
 
     /// A guest write of the low `size` (1, 2, 4 or 8) bytes of `value` at `gpa`.
-    pub fn mmio_write(&mut self, gpa: u64, size: u8, value: u64, now: VirtualTime) {
+    pub fn mmio_write(
+        &mut self,
+        gpa: u64,
+        size: u8,
+        value: u64,
+        now: VirtualTime,
+        ram: &mut dyn GuestRam,
+    ) {
         self.advance(now);
         if let Some(offset) = self.lapic_offset(gpa) {
             let effect = self.lapic.mmio_write(offset, size, value, now);
@@ -170,7 +203,10 @@ impl Board {
                 .ioapic
                 .write(gpa & 0xff, (value & all_ones(size)) as u32);
             self.serve_pins(pins);
-        } else {
+        } else if self
+            .pci_mmio_write(gpa, size, value & all_ones(size), ram)
+            .is_none()
+        {
             self.undecoded_accesses += 1;
         }
     }

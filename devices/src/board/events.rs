@@ -3,6 +3,16 @@
 use crate::interrupt::InterruptMessage;
 use crate::interrupt_controller::lapic::CpuSignal;
 use crate::legacy::acpi_pm::PowerRequest;
+use crate::virtio::event::VirtioEvent;
+
+/// Something that left a virtio device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceEvent {
+    /// Index of the device in the board's configuration.
+    pub device: usize,
+    /// What it was.
+    pub event: VirtioEvent,
+}
 
 /// What left the board since it was last asked, each list in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +27,8 @@ pub struct BoardEvents {
     pub signals: Vec<CpuSignal>,
     /// Inter-processor interrupts that address other processors too, or only them.
     pub ipis: Vec<InterruptMessage>,
+    /// Outputs and requests of virtio devices.
+    pub virtio: Vec<DeviceEvent>,
 }
 
 impl BoardEvents {
@@ -29,11 +41,13 @@ impl BoardEvents {
             power,
             signals,
             ipis,
+            virtio,
         } = self;
         serial.is_empty()
             && debug.is_empty()
             && power.is_none()
             && signals.is_empty()
             && ipis.is_empty()
+            && virtio.is_empty()
     }
 }

@@ -1,4 +1,4 @@
-//! The board: all legacy devices, their addresses and their wires.
+//! The board: all devices, their addresses and their wires.
 //!
 //! ```text
 //!            ┌──────── ports, MMIO, MSRs, CR8 (run loop) ────────┐
@@ -8,6 +8,7 @@
 //!   RTC    ─IRQ 8─┼──────┤                 └─ pin 0 ─┐          │ │
 //!   PIT    ─IRQ 0─┘      └─▶ IOAPIC pin n (IRQ 0: 2) ┴─ messages┘ │
 //!   notifications ─GSI 20──▶ IOAPIC                     MSI ──────┘
+//!   PCI slots ─GSI 16..19──▶ IOAPIC            PCI slots ─┘
 //! ```
 //!
 //! The run loop makes an access, then looks at [`Board::has_events`] and
@@ -22,9 +23,12 @@
 
 mod addresses;
 mod events;
+mod pci_routes;
 mod saved_board;
 mod wiring;
 
+#[cfg(test)]
+mod pci_tests;
 #[cfg(test)]
 mod tests;
 
@@ -40,14 +44,17 @@ use crate::legacy::debug_port::DebugPort;
 use crate::legacy::i8042::I8042;
 use crate::legacy::pit::{PIT_IRQ, Pit};
 use crate::legacy::serial_16550::Serial16550;
+use crate::virtio::any::VirtioConfig;
+use crate::virtio::transport::VirtioPci;
 
 pub use addresses::{MSR_APIC_BASE, MSR_TSC_DEADLINE, owns_msr};
-pub use events::BoardEvents;
+pub use events::{BoardEvents, DeviceEvent};
+pub use pci_routes::{ECAM_BASE, ECAM_SIZE, WINDOW_32, window_64};
 pub use saved_board::{BoardStateV1, describe};
 pub use wiring::TIMER_GSI;
 
 /// What a board consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoardConfig {
     /// Whether there is a serial port.
     pub serial: bool,
@@ -55,9 +62,11 @@ pub struct BoardConfig {
     pub rtc: RtcConfig,
     /// Guest-physical address width, 36..=52.
     pub phys_address_bits: u8,
+    /// PCI devices, in slots 1 and up; 31 at most. With none there is no bus.
+    pub pci: Vec<VirtioConfig>,
 }
 
-/// All legacy devices of a machine.
+/// All devices of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Board {
     lapic: Lapic,
@@ -69,6 +78,7 @@ pub struct Board {
     acpi: AcpiPm,
     i8042: I8042,
     debug: DebugPort,
+    pci: Option<pci_routes::Bus>,
     /// Accesses that no device answered.
     undecoded_accesses: u64,
     events: BoardEvents,
@@ -78,7 +88,7 @@ impl Board {
     /// A board as firmware leaves it: local APIC in virtual wire mode, everything else reset.
     ///
     /// # Panics
-    /// If `config.phys_address_bits` is not in 36..=52.
+    /// If `config.phys_address_bits` is not in 36..=52, or a PCI device cannot be had.
     #[must_use]
     pub fn new(config: &BoardConfig) -> Self {
         let phys_address_bits = config.phys_address_bits;
@@ -102,6 +112,7 @@ impl Board {
             acpi: AcpiPm::new(),
             i8042: I8042::new(),
             debug: DebugPort::new(),
+            pci: pci_routes::make_bus(&config.pci, phys_address_bits),
             undecoded_accesses: 0,
             events: BoardEvents::default(),
         }
@@ -121,6 +132,12 @@ impl Board {
         self.acpi.reset(now);
         self.i8042.reset(now);
         self.debug.reset(now);
+        if let Some(bus) = &mut self.pci {
+            bus.reset();
+            bus.functions_mut()
+                .iter_mut()
+                .for_each(VirtioPci::power_on_reset);
+        }
         self.undecoded_accesses = 0;
         self.events = BoardEvents::default();
     }
@@ -236,10 +253,11 @@ impl Board {
         InterruptMessage::from_msi(address, data).is_some_and(|message| self.deliver(&message))
     }
 
-    /// Sets the level of a global system interrupt that no legacy device drives: 16..=23, except
-    /// the one of the notification register. Returns whether there is such a pin.
+    /// Sets the level of a global system interrupt that no device on the board drives: 16..=23,
+    /// except the one of the notification register, and 20 or more where there is a PCI bus.
+    /// Returns whether there is such a pin.
     pub fn set_gsi(&mut self, gsi: u8, level: bool) -> bool {
-        let free = wiring::is_free_gsi(gsi);
+        let free = wiring::is_free_gsi(gsi) && !(self.pci.is_some() && wiring::is_pci_gsi(gsi));
         if free {
             self.drive_pin(gsi, level);
         }

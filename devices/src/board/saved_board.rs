@@ -1,4 +1,7 @@
 //! Saved state of the board: one section for each device, and one for what belongs to none.
+//!
+//! PCI devices have sections of one kind with their index in its name; they and the bus have none
+//! on a board without PCI.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +15,18 @@ use crate::legacy::debug_port::{DebugPort, DebugPortStateV1};
 use crate::legacy::i8042::{I8042, I8042StateV1};
 use crate::legacy::pit::{Pit, PitStateV1};
 use crate::legacy::serial_16550::{Serial16550, SerialStateV1};
-use crate::saved::{RestoreError, SavedState, Section, describe_as};
+use crate::pci::bus::{PciBus, PciBusStateV1, SLOT_COUNT};
+use crate::saved::{RestoreError, SavedState, Section, check, describe_as};
+use crate::virtio::any::{AnyVirtio, AnyVirtioStateV1};
+use crate::virtio::transport::{VirtioPci, VirtioPciStateV1};
 
+use super::pci_routes::Bus;
 use super::{Board, BoardEvents};
+
+type PciDeviceState = VirtioPciStateV1<AnyVirtioStateV1>;
+
+/// What precedes the index in the kind of a PCI device's section.
+const PCI_DEVICE_PREFIX: &str = "pci-device-";
 
 /// Saved state that belongs to no device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +56,7 @@ impl Board {
             acpi,
             i8042,
             debug,
+            pci,
             undecoded_accesses,
             events: _,
         } = self;
@@ -67,6 +80,13 @@ impl Board {
                 .as_ref()
                 .map(|serial| Section::encode(&serial.save())),
         );
+        if let Some(bus) = pci {
+            sections.push(Section::encode(&bus.save()));
+            for (index, function) in bus.functions().iter().enumerate() {
+                let kind = format!("{PCI_DEVICE_PREFIX}{index}");
+                sections.push(Section::encode_as(kind, &function.save()));
+            }
+        }
         sections
     }
 
@@ -91,6 +111,7 @@ impl Board {
             acpi: restore_device::<AcpiPm>(sections)?,
             i8042: restore_device::<I8042>(sections)?,
             debug: restore_device::<DebugPort>(sections)?,
+            pci: restore_bus(sections)?,
             undecoded_accesses: board.undecoded_accesses,
             events: BoardEvents::default(),
         };
@@ -123,6 +144,40 @@ fn find<S: SavedState>(sections: &[Section]) -> Result<S, RestoreError> {
         .decode()
 }
 
+/// The bus, if there is a section of it, with as many devices as it says.
+fn restore_bus(sections: &[Section]) -> Result<Option<Bus>, RestoreError> {
+    let mut kinds = sections.iter().map(|section| section.kind.as_str());
+    if !kinds.any(|kind| kind == PciBusStateV1::KIND) {
+        return Ok(None);
+    }
+    let saved: PciBusStateV1 = find(sections)?;
+    let count = saved.function_count;
+    check(
+        (1..SLOT_COUNT).contains(&usize::from(count)),
+        PciBusStateV1::KIND,
+        "function_count",
+        count,
+    )?;
+    let mut functions = Vec::new();
+    for index in 0..count {
+        let kind = format!("{PCI_DEVICE_PREFIX}{index}");
+        let mut sections = sections.iter();
+        let section = sections.find(|section| section.kind == kind);
+        let state: PciDeviceState = section
+            .ok_or(RestoreError::Missing {
+                kind: PciDeviceState::KIND,
+            })?
+            .decode_as(&kind)?;
+        let function = VirtioPci::<AnyVirtio>::restore(state)?;
+        let slot = function.slot();
+        check(slot == index + 1, PciDeviceState::KIND, "slot", slot)?;
+        functions.push(function);
+    }
+    let mut bus = PciBus::new(functions);
+    bus.restore(&saved)?;
+    Ok(Some(bus))
+}
+
 fn restore_device<D: Device>(sections: &[Section]) -> Result<D, RestoreError> {
     D::restore(find(sections)?)
 }
@@ -144,6 +199,8 @@ pub fn describe(kind: &str, bytes: &[u8]) -> Vec<(String, String)> {
         I8042StateV1::KIND => describe_as::<I8042StateV1>(bytes),
         DebugPortStateV1::KIND => describe_as::<DebugPortStateV1>(bytes),
         SerialStateV1::KIND => describe_as::<SerialStateV1>(bytes),
+        PciBusStateV1::KIND => describe_as::<PciBusStateV1>(bytes),
+        kind if kind.starts_with(PCI_DEVICE_PREFIX) => describe_as::<PciDeviceState>(bytes),
         _ => Err(RestoreError::Unexpected {
             kind: kind.to_owned(),
         }),

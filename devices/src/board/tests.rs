@@ -2,11 +2,14 @@
 
 use super::*;
 use crate::conformance::{Random, Subject, run};
+use crate::dma::NoRam;
 use crate::interrupt::{DeliveryMode, Destination, TriggerMode};
 use crate::interrupt_controller::ioapic::IOAPIC_BASE;
 use crate::interrupt_controller::lapic::LAPIC_BASE;
 use crate::legacy::acpi_pm::{NOTIFICATION_GSI, PowerRequest};
 use crate::saved::{RestoreError, SavedState, Section, decode_sections, encode_sections};
+use crate::virtio::input::VirtioInput;
+use crate::virtio::payload::Payload;
 use serde::{Deserialize, Serialize};
 
 const T0: VirtualTime = VirtualTime(1_000_000);
@@ -20,27 +23,35 @@ fn board() -> Board {
         serial: true,
         rtc,
         phys_address_bits: 46,
+        pci: Vec::new(),
     })
 }
 
 fn out(board: &mut Board, port: u16, value: u8) {
-    board.pio_write(port, 1, u32::from(value), T0);
+    board.pio_write(port, 1, u32::from(value), T0, &mut NoRam);
 }
 
 fn redirect(board: &mut Board, pin: u8, entry: u64) {
     for half in [1u8, 0] {
-        board.mmio_write(IOAPIC_BASE, 4, u64::from(0x10 + 2 * pin + half), T0);
+        board.mmio_write(
+            IOAPIC_BASE,
+            4,
+            u64::from(0x10 + 2 * pin + half),
+            T0,
+            &mut NoRam,
+        );
         board.mmio_write(
             IOAPIC_BASE + 0x10,
             4,
             (entry >> (32 * half)) & 0xffff_ffff,
             T0,
+            &mut NoRam,
         );
     }
 }
 
 fn eoi(board: &mut Board) {
-    board.mmio_write(LAPIC_BASE + 0xb0, 4, 0, T0);
+    board.mmio_write(LAPIC_BASE + 0xb0, 4, 0, T0, &mut NoRam);
 }
 
 fn initialise_pic(board: &mut Board, mask: u8) {
@@ -116,7 +127,7 @@ fn the_pit_arrives_through_the_8259_in_virtual_wire_mode() {
     out(&mut board, 0x21, 0xff);
     board.advance(VirtualTime(T0.0 + 50_000_000));
     assert_eq!(board.pending_interrupt(), None);
-    board.pio_write(0x21, 1, 0xfe, VirtualTime(T0.0 + 50_000_000));
+    board.pio_write(0x21, 1, 0xfe, VirtualTime(T0.0 + 50_000_000), &mut NoRam);
     assert_eq!(board.pending_interrupt(), Some(0x30));
 }
 
@@ -131,7 +142,7 @@ fn irq_0_is_pin_2_and_pin_0_carries_external_interrupts() {
     board.advance(deadline);
     assert_eq!(board.acknowledge_interrupt(), 0x30);
 
-    board.mmio_write(LAPIC_BASE + 0x350, 4, 0x1_0700, T0);
+    board.mmio_write(LAPIC_BASE + 0x350, 4, 0x1_0700, T0, &mut NoRam);
     initialise_pic(&mut board, 0xfe);
     for value in [0x10, 0x00] {
         out(&mut board, 0x40, value);
@@ -162,10 +173,10 @@ fn the_power_button_is_a_level_interrupt_until_it_is_read() {
 fn a_level_interrupt_waits_for_a_disabled_apic() {
     let mut board = board();
     redirect(&mut board, NOTIFICATION_GSI, 0x8051);
-    board.mmio_write(LAPIC_BASE + 0xf0, 4, 0xff, T0);
+    board.mmio_write(LAPIC_BASE + 0xf0, 4, 0xff, T0, &mut NoRam);
     board.power_button();
     assert_eq!(board.pending_interrupt(), None);
-    board.mmio_write(LAPIC_BASE + 0xf0, 4, 0x1ff, T0);
+    board.mmio_write(LAPIC_BASE + 0xf0, 4, 0x1ff, T0, &mut NoRam);
     assert_eq!(board.pending_interrupt(), Some(0x51));
 }
 
@@ -211,8 +222,8 @@ fn the_apic_timer_runs_by_msr_in_tsc_deadline_mode() {
 #[test]
 fn start_up_messages_for_other_processors_are_events() {
     let mut board = board();
-    board.mmio_write(LAPIC_BASE + 0x310, 4, 0x0100_0000, T0);
-    board.mmio_write(LAPIC_BASE + 0x300, 4, 0x4699, T0);
+    board.mmio_write(LAPIC_BASE + 0x310, 4, 0x0100_0000, T0, &mut NoRam);
+    board.mmio_write(LAPIC_BASE + 0x300, 4, 0x4699, T0, &mut NoRam);
     let events = board.take_events();
     assert_eq!(events.signals, []);
     let expected = InterruptMessage {
@@ -222,7 +233,7 @@ fn start_up_messages_for_other_processors_are_events() {
         vector: 0x99,
     };
     assert_eq!(events.ipis, [expected]);
-    board.mmio_write(LAPIC_BASE + 0x300, 4, 0x0008_0041, T0);
+    board.mmio_write(LAPIC_BASE + 0x300, 4, 0x0008_0041, T0, &mut NoRam);
     assert_eq!(board.pending_interrupt(), Some(0x41), "all including self");
     board.nmi_button();
     assert_eq!(board.take_events().signals, [CpuSignal::Nmi]);
@@ -259,14 +270,15 @@ fn undecoded_accesses_read_all_ones_and_are_counted() {
         assert_eq!(board.mmio_read(0xd000_0000, size, T0), u64::from(ones));
     }
     assert_eq!(board.mmio_read(0xd000_0000, 8, T0), u64::MAX);
-    board.pio_write(0xcf8, 4, 0, T0);
-    board.mmio_write(0xd000_0000, 8, 0, T0);
+    board.pio_write(0xcf8, 4, 0, T0, &mut NoRam);
+    board.mmio_write(0xd000_0000, 8, 0, T0, &mut NoRam);
     assert_eq!(board.pio_read(0x3f8, 3, T0), 0xff_ffff, "no such size");
     assert_eq!(board.undecoded_accesses(), 10);
     let without = BoardConfig {
         serial: false,
         rtc: RtcConfig::default(),
         phys_address_bits: 36,
+        pci: Vec::new(),
     };
     let mut without = Board::new(&without);
     assert_eq!(without.pio_read(0x3fd, 1, T0), 0xff);
@@ -279,7 +291,7 @@ fn wide_port_accesses_are_byte_accesses_at_rising_ports() {
     let second = VirtualTime(1_000_000_000);
     assert_eq!(board.pio_read(0x608, 4, second), 3_579_545);
     assert_eq!(board.pio_read(0x609, 1, second), (3_579_545 >> 8) & 0xff);
-    board.pio_write(0x70, 2, 0x5532, second);
+    board.pio_write(0x70, 2, 0x5532, second, &mut NoRam);
     assert_eq!(board.pio_read(0x71, 1, second), 0x55);
     assert_eq!(board.pio_read(0xffff, 4, second), u32::MAX);
 }
@@ -287,7 +299,7 @@ fn wide_port_accesses_are_byte_accesses_at_rising_ports() {
 #[test]
 fn interrupt_registers_of_the_ioapic_take_narrow_and_wide_accesses() {
     let mut board = board();
-    board.mmio_write(IOAPIC_BASE, 1, 0x1, T0);
+    board.mmio_write(IOAPIC_BASE, 1, 0x1, T0, &mut NoRam);
     assert_eq!(board.mmio_read(IOAPIC_BASE + 0x10, 8, T0), 0x0017_0020);
     assert_eq!(board.mmio_read(IOAPIC_BASE + 0x10, 1, T0), 0x20);
 }
@@ -365,7 +377,7 @@ fn every_section_is_described_and_differences_have_a_name() {
             section.kind
         );
     }
-    board.mmio_write(LAPIC_BASE + 0x80, 4, 0x20, T0);
+    board.mmio_write(LAPIC_BASE + 0x80, 4, 0x20, T0, &mut NoRam);
     let after = board.save();
     let lapic = |sections: &[Section]| {
         let section = sections
@@ -447,7 +459,20 @@ impl Subject for Wrapped {
         let apics = [0, 0, 0x10, 0x10, 0x10, 0x40].map(|offset| MMIO | (IOAPIC_BASE + offset));
         let lapic = (0..0x40).map(|register| MMIO | (LAPIC_BASE + 16 * register));
         let msrs = [0x1b, 0x6e0, 0x80b, 0x80f, 0x832, 0x835, 0x838, 0x83f].map(|msr| MSR | msr);
-        let inputs = [0, 1, 2, 3, 4, 5, 5, 5].map(|input| INPUT | input);
+        let inputs = [0, 1, 2, 3, 4, 5, 5, 5, 6, 6].map(|input| INPUT | input);
+        let pci = [0xcf8, 0xcf8, 0xcfc, 0xcfe];
+        let ecam = (0..6).flat_map(|slot| [0x04, 0x10, 0x14, 0x43].map(|at| slot << 15 | at));
+        let ecam = ecam.map(|offset| MMIO | (ECAM_BASE + offset));
+        let bars = [
+            0xc000_0000,
+            window_64(46).start,
+            window_64(46).start + (2 << 19),
+        ];
+        let registers = [0x0c, 0x14, 0x16, 0x1c, 0x20, 0x2000, 0x6000, 0x8000, 0x800c];
+        let bars = bars
+            .into_iter()
+            .flat_map(|bar| registers.map(|at| MMIO | (bar + at)));
+        let bars: Vec<u64> = bars.collect();
         ports
             .into_iter()
             .chain(more)
@@ -456,6 +481,9 @@ impl Subject for Wrapped {
             .chain(lapic)
             .chain(msrs)
             .chain(inputs)
+            .chain(pci)
+            .chain(ecam)
+            .chain(bars)
             .collect()
     }
 
@@ -475,7 +503,7 @@ impl Subject for Wrapped {
     fn guest_write(&mut self, address: u64, size: u8, value: u64, now: VirtualTime) {
         let board = &mut self.0;
         match address & SPACE {
-            MMIO => board.mmio_write(address & !SPACE, size, value, now),
+            MMIO => board.mmio_write(address & !SPACE, size, value, now, &mut NoRam),
             MSR => {
                 let _ = board.msr_write(address as u32, value, now);
             }
@@ -487,18 +515,49 @@ impl Subject for Wrapped {
                     2 => assert!(board.deliver_msi(LAPIC_BASE, value as u32 & 0xff) || size > 0),
                     3 => board.set_tsc_offset(value, now),
                     4 => board.set_cr8(value as u8),
+                    6 => {
+                        let index = (value >> 8) as usize % 6;
+                        let input = any_input(value, size);
+                        let _ = board.virtio_input(index, input, &mut NoRam, now);
+                    }
                     _ => {
                         board.acknowledge_interrupt();
                     }
                 }
             }
-            _ => board.pio_write(address as u16, size, value as u32, now),
+            _ => board.pio_write(address as u16, size, value as u32, now, &mut NoRam),
         }
         let _ = board.take_events();
+    }
+}
+
+/// Inputs of every device, sound or not.
+fn any_input(value: u64, size: u8) -> VirtioInput {
+    let bytes = Payload(vec![value as u8; 4 * usize::from(size)]);
+    let id = value >> 16 & 3;
+    match value & 7 {
+        0 => VirtioInput::BlockCompletion {
+            id,
+            result: Ok(bytes),
+        },
+        1 => VirtioInput::BlockResize {
+            sectors: value >> 4,
+        },
+        2 => VirtioInput::NetReceive(bytes),
+        3 => VirtioInput::NetLink { up: id == 0 },
+        4 => VirtioInput::ConsoleInput(bytes),
+        5 => VirtioInput::Entropy { id, bytes },
+        6 => VirtioInput::VsockReceive(bytes),
+        _ => VirtioInput::VsockTransportReset { guest_cid: id },
     }
 }
 
 #[test]
 fn conforms() {
     run(|| Wrapped(board()), 60);
+}
+
+#[test]
+fn conforms_with_pci_devices() {
+    run(|| Wrapped(super::pci_tests::board()), 30);
 }

@@ -10,6 +10,7 @@ use crate::legacy::acpi_pm::NOTIFICATION_GSI;
 use crate::legacy::cmos_rtc::RTC_IRQ;
 use crate::legacy::i8042::I8042_IRQ;
 use crate::legacy::serial_16550::SERIAL_IRQ;
+use crate::pci::bus::gsi_of_slot;
 
 use super::Board;
 
@@ -19,10 +20,17 @@ const EXTERNAL_PIN: u8 = 0;
 pub const TIMER_GSI: u8 = 2;
 const ISA_IRQ_COUNT: u8 = 16;
 
-/// Whether `gsi` is a pin that no device on the board drives.
+/// Whether `gsi` is a pin that no legacy device drives.
 pub(super) const fn is_free_gsi(gsi: u8) -> bool {
     gsi >= ISA_IRQ_COUNT && gsi < IOAPIC_PIN_COUNT && gsi != NOTIFICATION_GSI
 }
+
+/// Whether PCI's interrupt pins are wired to `gsi`.
+pub(super) const fn is_pci_gsi(gsi: u8) -> bool {
+    gsi >= gsi_of_slot(0) && gsi <= gsi_of_slot(3)
+}
+
+const _: () = assert!(is_free_gsi(gsi_of_slot(0)) && is_free_gsi(gsi_of_slot(3)));
 
 /// IOAPIC pin of an ISA interrupt.
 const fn pin_of_isa_irq(irq: u8) -> u8 {

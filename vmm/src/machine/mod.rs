@@ -171,6 +171,7 @@ impl VirtualMachine {
                 ..RtcConfig::default()
             },
             phys_address_bits: PHYSICAL_BITS as u8,
+            pci: Vec::new(),
         })
     }
 

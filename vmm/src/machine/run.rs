@@ -1,6 +1,7 @@
 //! The run loop: between two stops of the processor, the board sees the time and the processor
 //! its interrupts.
 
+use devices::dma::NoRam;
 use devices::interrupt_controller::lapic::CpuSignal;
 use devices::legacy::acpi_pm::PowerRequest;
 use ft::event::Output;
@@ -76,7 +77,7 @@ impl VirtualMachine {
                 self.vcpu.complete_read(u64::from(value))?;
             }
             Exit::PioWrite { port, size, value } => {
-                self.board.pio_write(port, size, value, now);
+                self.board.pio_write(port, size, value, now, &mut NoRam);
                 self.finish_instruction()?;
             }
             Exit::MmioRead { gpa, size } => {
@@ -84,7 +85,7 @@ impl VirtualMachine {
                 self.vcpu.complete_read(value)?;
             }
             Exit::MmioWrite { gpa, size, value } => {
-                self.board.mmio_write(gpa, size, value, now);
+                self.board.mmio_write(gpa, size, value, now, &mut NoRam);
                 self.finish_instruction()?;
             }
             Exit::MsrRead { index } => {
@@ -139,12 +140,16 @@ impl VirtualMachine {
                 let value = self.board.pio_read(port, size, now);
                 self.vcpu.complete_read(u64::from(value))?;
             }
-            Exit::PioWrite { port, size, value } => self.board.pio_write(port, size, value, now),
+            Exit::PioWrite { port, size, value } => {
+                self.board.pio_write(port, size, value, now, &mut NoRam)
+            }
             Exit::MmioRead { gpa, size } => {
                 let value = self.board.mmio_read(gpa, size, now);
                 self.vcpu.complete_read(value)?;
             }
-            Exit::MmioWrite { gpa, size, value } => self.board.mmio_write(gpa, size, value, now),
+            Exit::MmioWrite { gpa, size, value } => {
+                self.board.mmio_write(gpa, size, value, now, &mut NoRam)
+            }
             _ => {}
         }
         Ok(())
