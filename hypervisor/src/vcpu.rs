@@ -67,6 +67,11 @@ impl Kicker {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Address of the byte that a kick sets to one; valid as long as this handle.
+    pub(crate) fn address(&self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
     /// Takes the kick back; says whether there was one.
     pub fn take(&self) -> bool {
         self.0.swap(false, Ordering::Acquire)

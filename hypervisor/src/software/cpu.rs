@@ -10,6 +10,7 @@ use super::mmu::fast::Scalar;
 use super::mmu::tlb::Context;
 use super::mmu::{Control, Mmu};
 use super::op::{FLAT, LEGACY_16, Op, Outcome, Stop, WRAP_32, reg};
+use super::translate::Shared;
 use super::width::{REGISTER_MASK, Width};
 use crate::arch::x86_64::control::{cr0, efer, rflags};
 use crate::arch::x86_64::exception;
@@ -117,6 +118,8 @@ pub struct Cpu {
     pub debug_trap: bool,
     /// The run loop must look at flags and events before the next block.
     pub attention: bool,
+    /// What translated code shares with the run loop.
+    pub shared: Shared,
 }
 
 impl Cpu {
@@ -155,6 +158,7 @@ impl Cpu {
             nmi_blocked: false,
             debug_trap: false,
             attention: false,
+            shared: Shared::default(),
         }
     }
 

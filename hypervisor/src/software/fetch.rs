@@ -1,15 +1,19 @@
 //! Instruction fetch: from RIP to decoded blocks.
 
-use super::code_cache::{Block, Key, MOST_OPS};
+use super::code_cache::{Key, MOST_OPS, NewBlock};
 use super::cpu::{Cpu, Mode};
+use super::decode::fusion::fuse;
 use super::decode::{self, Decoded, Flow, MAX_INSTRUCTION};
 use super::exception::Fault;
 use super::mmu::CodePage;
-use super::op::{Op, Stop};
+use super::op::Stop;
 use crate::arch::x86_64::exception;
 use crate::arch::x86_64::paging::PAGE_SIZE;
 use crate::arch::x86_64::segment::CS;
 use crate::memory::GuestAddress;
+
+/// Most bytes that a block is decoded from; a block ends before an instruction that is cut.
+const BLOCK_BYTES: usize = 512;
 
 impl Cpu {
     /// Linear address of the next instruction.
@@ -90,45 +94,49 @@ impl Cpu {
 
     /// Decodes the block at RIP, and notes which pages hold its bytes.
     #[cold]
-    pub(super) fn build_block(&mut self, key: &Key) -> Result<(Block, Vec<CodePage>), Stop> {
-        let bytes = self.fetch_bytes(key.gpa(), PAGE_SIZE as usize);
-        let mut ops: Vec<Op> = Vec::new();
+    pub(super) fn build_block(&mut self, key: &Key) -> Result<NewBlock, Stop> {
+        let bytes = self.fetch_bytes(key.gpa(), BLOCK_BYTES);
+        let mut block = NewBlock {
+            key: *key,
+            next_rip: 0,
+            ops: Vec::with_capacity(16),
+            fused: None,
+            is_near: true,
+            pages: Vec::new(),
+        };
         let mut at = 0usize;
-        while ops.len() < MOST_OPS {
+        while block.ops.len() < MOST_OPS {
             let rip = key.rip.wrapping_add(at as u64);
             let Some(Decoded { mut op, flow }) = decode::decode(&bytes[at..], rip, self.mode)
             else {
                 break;
             };
-            if flow == Flow::Alone && !ops.is_empty() {
+            if flow == Flow::Alone && !block.ops.is_empty() {
                 break;
             }
             op.offset = at as u16;
             at += usize::from(op.len);
-            ops.push(op);
+            if let Some(before) = block.ops.last() {
+                block.fused = fuse(before, &op, key.rip.wrapping_add(at as u64));
+            }
+            block.ops.push(op);
             if flow != Flow::Next {
+                block.is_near = flow == Flow::Branch;
                 break;
             }
         }
-        let mut pages = Vec::new();
-        if ops.is_empty() {
-            let (Decoded { op, .. }, second) = self.decode_one(key.gpa())?;
+        if block.ops.is_empty() {
+            let (Decoded { op, flow }, second) = self.decode_one(key.gpa())?;
+            block.is_near = matches!(flow, Flow::Next | Flow::Branch);
             at = usize::from(op.len);
-            ops.push(op);
+            block.ops.push(op);
             if let Some(second) = second {
-                self.note_code(second, (at - bytes.len()) as u64, &mut pages);
+                self.note_code(second, (at - bytes.len()) as u64, &mut block.pages);
             }
         }
-        self.note_code(key.gpa(), at.min(bytes.len()) as u64, &mut pages);
-        let next_rip = self.wrap_rip(key.rip.wrapping_add(at as u64));
-        Ok((
-            Block {
-                key: *key,
-                next_rip,
-                ops: ops.into_boxed_slice(),
-            },
-            pages,
-        ))
+        self.note_code(key.gpa(), at.min(bytes.len()) as u64, &mut block.pages);
+        block.next_rip = self.wrap_rip(key.rip.wrapping_add(at as u64));
+        Ok(block)
     }
 
     fn note_code(&mut self, gpa: u64, len: u64, pages: &mut Vec<CodePage>) {

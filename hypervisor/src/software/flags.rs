@@ -23,10 +23,10 @@ const SIGN: u64 = 1 << 63;
 /// The arithmetic flags.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Flags {
-    result: u64,
-    aux: u64,
+    pub(super) result: u64,
+    pub(super) aux: u64,
     /// Bit 0: CF. Bits 2 and 7: exclusive-or into PF and SF.
-    bits: u8,
+    pub(super) bits: u8,
 }
 
 impl Flags {

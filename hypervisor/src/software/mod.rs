@@ -31,9 +31,10 @@ pub mod op;
 mod save;
 pub mod segment;
 pub mod simd;
+mod translate;
 pub mod vcpu;
 mod vm;
 pub mod width;
 pub mod x87;
 
-pub use vm::SoftwareHypervisor;
+pub use vm::{InterpretingHypervisor, SoftwareHypervisor};

@@ -5,6 +5,7 @@ use super::width::REGISTER_MASK;
 
 /// Why a handler did not simply fall through to the next instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Stop {
     /// `Cpu::fault` has a fault or trap to deliver; the instruction did not retire.
     Fault,
@@ -23,8 +24,12 @@ pub enum Stop {
 /// What a handler returns: `Ok` falls through to the next instruction of the block.
 pub type Outcome = Result<(), Stop>;
 
-/// Executes one decoded instruction.
-pub type Handler = fn(&mut Cpu, &Op) -> Outcome;
+/// Executes one decoded instruction. In the host's C convention, since translated code calls it.
+#[expect(
+    improper_ctypes_definitions,
+    reason = "both sides are Rust of this crate; `translate` checks how an outcome is passed"
+)]
+pub type Handler = extern "C" fn(&mut Cpu, &Op) -> Outcome;
 
 /// Number of the register that always reads as zero: an absent base or index.
 pub const ZERO: u8 = 16;
@@ -49,11 +54,100 @@ pub const REP_EQUAL: u8 = 1;
 /// REPNE.
 pub const REP_NOT_EQUAL: u8 = 2;
 
+/// What an instruction is to the translator: how it executes without its handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing special: its handler is called.
+    Other,
+    /// Two operands; the places of both are told by [`Op::places`].
+    Binary {
+        /// What is done.
+        work: Work,
+        /// 8, 32 or 64.
+        bits: u8,
+    },
+    /// A comparison fused with the jump behind it.
+    CompareJump {
+        /// [`Work::Compare`] or [`Work::Test`].
+        work: Work,
+        /// 8, 32 or 64.
+        bits: u8,
+        /// Condition code of the jump.
+        code: u8,
+    },
+    /// INC or DEC of a register.
+    Step {
+        /// 32 or 64.
+        bits: u8,
+        /// DEC.
+        down: bool,
+    },
+    /// MOVZX from memory to a 32- or 64-bit register.
+    LoadExtended {
+        /// 8 or 16.
+        from: u8,
+    },
+    /// LEA, 64 bits.
+    Address,
+    /// PUSH of a 64-bit register.
+    Push,
+    /// POP to a 64-bit register.
+    Pop,
+    /// Direct JMP.
+    Jump,
+    /// Jcc with this condition code.
+    JumpIf(u8),
+    /// Direct CALL.
+    Call,
+    /// RET without an immediate.
+    Return,
+}
+
+/// What a two-operand instruction does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// MOV.
+    Move,
+    /// ADD.
+    Add,
+    /// SUB.
+    Sub,
+    /// AND.
+    And,
+    /// OR.
+    Or,
+    /// XOR.
+    Xor,
+    /// CMP.
+    Compare,
+    /// TEST.
+    Test,
+}
+
+/// Where the two operands of a [`Kind::Binary`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Places {
+    /// Two registers.
+    Registers,
+    /// A register and an immediate.
+    RegisterImmediate,
+    /// A register and memory.
+    RegisterMemory,
+    /// Memory and a register.
+    MemoryRegister,
+    /// Memory and an immediate.
+    MemoryImmediate,
+}
+
 /// One decoded instruction.
 #[derive(Debug, Clone, Copy)]
 pub struct Op {
     /// What executes it.
     pub run: Handler,
+    /// What it is to the translator.
+    pub kind: Kind,
+    /// Where its operands are, for kinds with two.
+    pub places: Places,
     /// Immediate operand (sign-extended), or the target of a direct branch.
     pub imm: u64,
     /// Displacement; absolute for RIP-relative operands.

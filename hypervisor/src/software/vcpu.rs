@@ -10,10 +10,11 @@
 
 use std::sync::Arc;
 
-use super::code_cache::{Block, CodeCache, Key};
+use super::code_cache::{Block, BlockId, CodeCache, Key, MOST_OPS};
 use super::cpu::Cpu;
 use super::exception::Fault;
 use super::op::Stop;
+use super::translate::{HOT, Left, LinkPlace, Translator};
 use crate::arch::x86_64::control::rflags;
 use crate::arch::x86_64::exception;
 use crate::exit::Exit;
@@ -29,6 +30,10 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 pub struct SoftwareVcpu {
     cpu: Cpu,
     cache: CodeCache,
+    /// Where the host can run translated code.
+    translator: Option<Translator>,
+    /// Interpretations after which a block is translated.
+    hot: u8,
     kicker: Kicker,
     window_wanted: bool,
     /// The next instruction would overwrite decoded code: decode it apart and run it alone.
@@ -57,8 +62,25 @@ type Stopped = (u16, Stop);
 impl SoftwareVcpu {
     /// A processor in its reset state.
     pub fn new(memory: Arc<GuestMemory>) -> Self {
+        Self::translating_after(memory, HOT)
+    }
+
+    /// As [`SoftwareVcpu::new`], but a block is translated after `heat` interpretations; none are
+    /// for tests.
+    pub fn translating_after(memory: Arc<GuestMemory>, heat: u8) -> Self {
+        Self {
+            translator: Translator::new(),
+            hot: heat,
+            ..Self::interpreting(memory)
+        }
+    }
+
+    /// A processor in its reset state that translates nothing.
+    pub fn interpreting(memory: Arc<GuestMemory>) -> Self {
         let mut vcpu = Self {
             cache: CodeCache::new(memory.page_count()),
+            translator: None,
+            hot: HOT,
             cpu: Cpu::new(memory),
             kicker: Kicker::default(),
             window_wanted: false,
@@ -145,7 +167,14 @@ impl SoftwareVcpu {
     /// Drops blocks whose bytes were or will be overwritten.
     fn drop_stale(&mut self) {
         for page in self.cpu.mmu.take_stale() {
-            self.cache.drop_page(page);
+            let Self {
+                cache, translator, ..
+            } = self;
+            cache.drop_page(page, |block| {
+                if let Some(translator) = translator {
+                    translator.drop_block(block);
+                }
+            });
             self.cpu.mmu.forget_code(page);
         }
     }
@@ -265,28 +294,119 @@ impl SoftwareVcpu {
             .collect()
     }
 
-    /// Executes the block at RIP, at most `limit` instructions of it.
+    /// The block at RIP, which `from` may have led to.
     #[inline(always)]
+    fn block_at_rip(&mut self, from: Option<BlockId>) -> Result<BlockId, Stop> {
+        let gpa = self.cpu.fetch_address(self.cpu.linear_rip())?;
+        let key = Key::new(self.cpu.rip, gpa, self.cpu.mode);
+        let found = match from {
+            Some(from) => self.cache.follow(from, &key),
+            None => self.cache.find(&key),
+        };
+        if let Some(id) = found {
+            return Ok(id);
+        }
+        let block = self.cpu.build_block(&key)?;
+        if !self.cache.has_room() {
+            self.drop_code();
+        }
+        Ok(self.cache.insert(block))
+    }
+
+    /// Drops everything decoded and translated.
+    fn drop_code(&mut self) {
+        self.cache.clear();
+        if let Some(translator) = &mut self.translator {
+            translator.clear();
+        }
+    }
+
+    /// Executes at most `limit` instructions of the block at RIP.
     fn run_block(&mut self, limit: u64) -> Turn {
-        let (rip, linear) = (self.cpu.rip, self.cpu.linear_rip());
-        let Self {
-            cpu, cache, kicker, ..
-        } = self;
-        let found = match cpu.fetch_address(linear) {
-            Ok(gpa) => {
-                let key = Key::new(rip, gpa, cpu.mode);
-                cache.get_or_insert(&key, || cpu.build_block(&key))
-            }
-            Err(stop) => Err(stop),
+        let rip = self.cpu.rip;
+        let id = match self.block_at_rip(None) {
+            Ok(id) => id,
+            Err(stop) => return self.finish(rip, stop),
         };
-        let stopped = match found {
-            Ok(block) => execute(cpu, block, limit, kicker),
-            Err(stop) => Err((0, stop)),
-        };
-        match stopped {
+        self.cpu.bus.rewind();
+        let block = self.cache.block(id);
+        match execute_part(&mut self.cpu, &self.cache, block, limit) {
             Ok(()) => Turn::Again,
             Err((offset, stop)) => self.finish(rip.wrapping_add(u64::from(offset)), stop),
         }
+    }
+
+    /// Executes whole blocks, one after the other, until something wants to be looked at.
+    fn run_blocks(&mut self, until: u64) -> Turn {
+        let mut from = None;
+        let mut link = None;
+        self.cpu.bus.rewind();
+        loop {
+            let rip = self.cpu.rip;
+            let id = match self.block_at_rip(from) {
+                Ok(id) => id,
+                Err(stop) => return self.finish(rip, stop),
+            };
+            let block = self.cache.block_mut(id);
+            if until - self.cpu.retired < u64::from(block.len) {
+                return self.run_block(until - self.cpu.retired);
+            }
+            let is_hot =
+                block.heat >= self.hot && self.translator.is_some() && block.key().is_long();
+            if is_hot {
+                let left = self.run_translated(id, until, link.take());
+                match left {
+                    Left::Look => return Turn::Again,
+                    Left::Miss => from = None,
+                    Left::Link(place) => (from, link) = (None, Some(place)),
+                    Left::Stopped(id, op, stop) => return self.stopped_at(id, op, stop),
+                }
+            } else {
+                block.heat = block.heat.saturating_add(1);
+                from = Some(id);
+                link = None;
+                let block = self.cache.block(id);
+                if let Err((offset, stop)) = execute(&mut self.cpu, &self.cache, block) {
+                    return self.finish(rip.wrapping_add(u64::from(offset)), stop);
+                }
+            }
+            if self.cpu.attention || self.cpu.retired == until || self.kicker.is_kicked() {
+                return Turn::Again;
+            }
+        }
+    }
+
+    /// Runs the translation of a block and what it leads to; translates it first if need be, and
+    /// links the jump at `link` to it.
+    fn run_translated(&mut self, id: BlockId, until: u64, link: Option<LinkPlace>) -> Left {
+        let Some(translator) = &mut self.translator else {
+            unreachable!("without a translator no block becomes hot");
+        };
+        if self.cache.block(id).code == 0 {
+            if !translator.has_room() {
+                // The block goes too, and is found cold again.
+                self.drop_code();
+                return Left::Miss;
+            }
+            let code = translator.translate(&self.cache, id);
+            self.cache.block_mut(id).code = code;
+        }
+        let block = self.cache.block(id);
+        translator.note_jump(block);
+        if let Some(place) = link {
+            translator.link(place, block.code);
+        }
+        translator.run(&mut self.cpu, block.code, until, self.kicker.address())
+    }
+
+    /// Turns a stop in translated code into what it is in the interpreter.
+    fn stopped_at(&mut self, id: BlockId, op: u32, stop: Stop) -> Turn {
+        let block = self.cache.block(id);
+        let (rip, retired) = (block.rip(), op - block.first_op());
+        let op = *self.cache.op(op);
+        self.cpu.retired += u64::from(retired);
+        self.cpu.attribute_fault(op.segment);
+        self.finish(rip.wrapping_add(u64::from(op.offset)), stop)
     }
 
     /// What the slow side of the loop does: one look around, and one instruction or block.
@@ -315,41 +435,35 @@ impl SoftwareVcpu {
         if self.must_step() {
             return self.step();
         }
-        self.run_block(until - self.cpu.retired)
+        self.run_blocks(until)
     }
 }
 
-/// Executes at most `limit` instructions of `block`, over and over while it branches to itself.
+/// Executes all of `block`.
 #[inline(always)]
-fn execute(cpu: &mut Cpu, block: &Block, limit: u64, kicker: &Kicker) -> Result<(), Stopped> {
-    let len = block.ops.len() as u64;
-    let end = cpu.retired + limit;
-    cpu.bus.rewind();
-    loop {
-        if end - cpu.retired < len {
-            return execute_part(cpu, block, end);
-        }
-        cpu.rip = block.next_rip;
-        for (index, op) in block.ops.iter().enumerate() {
-            if let Err(stop) = (op.run)(cpu, op) {
-                cpu.retired += index as u64;
-                cpu.attribute_fault(op.segment);
-                return Err((op.offset, stop));
-            }
-        }
-        cpu.retired += len;
-        if cpu.rip != block.key.rip || cpu.attention || kicker.is_kicked() {
-            return Ok(());
+fn execute(cpu: &mut Cpu, cache: &CodeCache, block: &Block) -> Result<(), Stopped> {
+    cpu.rip = block.next_rip;
+    for (index, op) in cache.fast_ops(block).iter().enumerate() {
+        if let Err(stop) = (op.run)(cpu, op) {
+            cpu.retired += index as u64;
+            cpu.attribute_fault(op.segment);
+            return Err((op.offset, stop));
         }
     }
+    cpu.retired += u64::from(block.len);
+    Ok(())
 }
 
-/// The first instructions of `block`, up to logical time `end`.
-#[cold]
+/// Executes at most `limit` instructions of `block`.
 #[inline(never)]
-fn execute_part(cpu: &mut Cpu, block: &Block, end: u64) -> Result<(), Stopped> {
-    for op in &block.ops[..(end - cpu.retired) as usize] {
-        let rip = block.key.rip.wrapping_add(u64::from(op.offset));
+fn execute_part(
+    cpu: &mut Cpu,
+    cache: &CodeCache,
+    block: &Block,
+    limit: u64,
+) -> Result<(), Stopped> {
+    for op in cache.single_ops(block, limit.min(MOST_OPS as u64) as usize) {
+        let rip = block.rip().wrapping_add(u64::from(op.offset));
         // RIP is the next instruction while a handler runs.
         cpu.rip = cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
         if let Err(stop) = (op.run)(cpu, op) {
@@ -382,7 +496,7 @@ impl Vcpu for SoftwareVcpu {
             let turn = if look {
                 self.run_attentively(until)
             } else {
-                self.run_block(until - self.cpu.retired)
+                self.run_blocks(until)
             };
             if turn == Turn::Leave {
                 return std::mem::replace(&mut self.leaving, Ok(Exit::Reached));
@@ -450,7 +564,7 @@ impl Vcpu for SoftwareVcpu {
 
     fn synchronise(&mut self) {
         self.cpu.mmu.flush_all();
-        self.cache.clear();
+        self.drop_code();
         self.apart = false;
     }
 

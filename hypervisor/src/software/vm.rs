@@ -27,25 +27,61 @@ impl Hypervisor for SoftwareHypervisor {
         memory: Arc<GuestMemory>,
         vcpus: u32,
     ) -> Result<Box<dyn Vm>, HypervisorError> {
-        if vcpus != 1 {
-            return Err(HypervisorError::TooManyVcpus {
-                backend: self.name(),
-                most: 1,
-                wanted: vcpus,
-            });
-        }
-        let vcpu: Box<dyn Vcpu> = Box::new(SoftwareVcpu::new(memory.clone()));
-        Ok(Box::new(SoftwareVm {
-            memory,
-            vcpus: vec![vcpu],
-        }))
+        require_one_processor(self.name(), vcpus)?;
+        let vcpu = SoftwareVcpu::new(memory.clone());
+        Ok(SoftwareVm::boxed(memory, vcpu))
     }
+}
+
+/// As [`SoftwareHypervisor`], but every instruction is interpreted: the plain version, which
+/// translation is tested against.
+#[derive(Debug, Default)]
+pub struct InterpretingHypervisor;
+
+impl Hypervisor for InterpretingHypervisor {
+    fn name(&self) -> &'static str {
+        SoftwareHypervisor.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        SoftwareHypervisor.capabilities()
+    }
+
+    fn create_vm(
+        &self,
+        memory: Arc<GuestMemory>,
+        vcpus: u32,
+    ) -> Result<Box<dyn Vm>, HypervisorError> {
+        require_one_processor(self.name(), vcpus)?;
+        let vcpu = SoftwareVcpu::interpreting(memory.clone());
+        Ok(SoftwareVm::boxed(memory, vcpu))
+    }
+}
+
+fn require_one_processor(backend: &'static str, wanted: u32) -> Result<(), HypervisorError> {
+    if wanted == 1 {
+        return Ok(());
+    }
+    Err(HypervisorError::TooManyVcpus {
+        backend,
+        most: 1,
+        wanted,
+    })
 }
 
 /// A virtual machine of the software backend.
 struct SoftwareVm {
     memory: Arc<GuestMemory>,
     vcpus: Vec<Box<dyn Vcpu>>,
+}
+
+impl SoftwareVm {
+    fn boxed(memory: Arc<GuestMemory>, vcpu: SoftwareVcpu) -> Box<dyn Vm> {
+        Box::new(Self {
+            memory,
+            vcpus: vec![Box::new(vcpu)],
+        })
+    }
 }
 
 impl Vm for SoftwareVm {

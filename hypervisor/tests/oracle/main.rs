@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 
 use iced_x86::Code;
 
+use hypervisor::software::vcpu::SoftwareVcpu;
 use layout::{DATA, DATA_SIZE, FLAGS, PAGE, STACK, STACK_SIZE, State};
 use native::Native;
 use random::Random;
@@ -148,26 +149,46 @@ fn random_sequence(codes: &[Code], random: &mut Random) -> Sequence {
     sequence
 }
 
-/// The two processors.
-struct Pair {
-    software: Software,
+/// The real processor, and ours in both of its ways.
+struct Processors {
+    interpreted: Software,
+    translated: Software,
     native: Native,
     /// Sequences that ran to their end.
     complete: u64,
 }
 
-impl Pair {
-    /// Runs the first `count` instructions on both; the differences.
+impl Processors {
+    fn new() -> Self {
+        Self {
+            interpreted: Software::new(SoftwareVcpu::interpreting),
+            translated: Software::new(|memory| SoftwareVcpu::translating_after(memory, 0)),
+            native: Native::new().unwrap(),
+            complete: 0,
+        }
+    }
+
+    /// Runs the first `count` instructions on all; the differences from the real one.
     fn differences(&mut self, sequence: &Sequence, start: &State, count: usize) -> String {
         let code = sequence.code(count);
-        let slices = (start.gpr[0] & 1 != 0).then(|| Random::new(start.gpr[0]));
-        let ours = match self.software.run(&code, start, slices) {
-            Ok(ours) => ours,
-            Err(text) => return format!("  the software processor stopped: {text}\n"),
-        };
         let real = self.native.run(&code, start);
         self.complete += u64::from(real.rip == sequence.here());
-        compare::differences(sequence, &ours, &real)
+        let ways = [
+            ("interpreted", &mut self.interpreted),
+            ("translated", &mut self.translated),
+        ];
+        let mut differences = String::new();
+        for (way, software) in ways {
+            let slices = (start.gpr[0] & 1 != 0).then(|| Random::new(start.gpr[0]));
+            let text = match software.run(&code, start, slices) {
+                Ok(ours) => compare::differences(sequence, &ours, &real),
+                Err(text) => format!("  the software processor stopped: {text}\n"),
+            };
+            if !text.is_empty() {
+                differences.push_str(&format!("  {way}:\n{text}"));
+            }
+        }
+        differences
     }
 
     /// The sequence, the first instruction after which the two differ, and the differences.
@@ -195,11 +216,7 @@ fn random_sequences_end_as_on_the_real_processor() {
     let codes = catalogue::codes();
     let seed = setting("CHFT_ORACLE_SEED", DEFAULT_SEED);
     let count = setting("CHFT_ORACLE_COUNT", DEFAULT_COUNT);
-    let mut pair = Pair {
-        software: Software::new(),
-        native: Native::new().unwrap(),
-        complete: 0,
-    };
+    let mut processors = Processors::new();
     let mut drawn = BTreeSet::new();
     let mut reports = Vec::new();
     for index in 0..count {
@@ -207,20 +224,20 @@ fn random_sequences_end_as_on_the_real_processor() {
         let start = random_state(&mut random);
         let sequence = random_sequence(&codes, &mut random);
         drawn.extend(sequence.codes());
-        if !pair
+        if !processors
             .differences(&sequence, &start, sequence.marks.len())
             .is_empty()
         {
             reports.push(format!(
                 "sequence {index}:\n{}",
-                pair.report(&sequence, &start)
+                processors.report(&sequence, &start)
             ));
         }
         if reports.len() == MOST_REPORTS {
             break;
         }
     }
-    let complete = pair.complete;
+    let complete = processors.complete;
     println!(
         "seed {seed}: {count} sequences, {complete} complete, {} encodings",
         drawn.len()

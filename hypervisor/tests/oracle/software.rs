@@ -51,11 +51,11 @@ pub struct Software {
 }
 
 impl Software {
-    /// With its tables in place.
-    pub fn new() -> Self {
+    /// With its tables in place; `make` makes the processor.
+    pub fn new(make: impl FnOnce(Arc<GuestMemory>) -> SoftwareVcpu) -> Self {
         let memory = Arc::new(GuestMemory::new(MEMORY_SIZE).unwrap());
         let software = Self {
-            vcpu: SoftwareVcpu::new(memory.clone()),
+            vcpu: make(memory.clone()),
             memory,
         };
         software.build_tables();

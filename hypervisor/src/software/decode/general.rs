@@ -311,7 +311,7 @@ fn branches(i: &Instruction) -> Option<Chosen> {
     use Mnemonic as N;
     if i.is_jcc_short_or_near() {
         let code = condition(i)?;
-        return Some(Chosen::end(by_condition!(code, branch::jump_if, [])));
+        return Some(Chosen::branch(by_condition!(code, branch::jump_if, [])));
     }
     let near = i.op_count() > 0 && !in_register(i, 0) && !in_memory(i, 0);
     let bits = if i.op_count() == 0 {
@@ -319,7 +319,7 @@ fn branches(i: &Instruction) -> Option<Chosen> {
     } else {
         operand_bits(i, 0)
     };
-    Some(Chosen::end(match i.mnemonic() {
+    Some(Chosen::branch(match i.mnemonic() {
         N::Jmp if i.is_jmp_far() || i.is_jmp_far_indirect() => return None,
         N::Call if i.is_call_far() || i.is_call_far_indirect() => return None,
         N::Jmp if near => branch::jump,

@@ -1,7 +1,9 @@
 //! Instruction bytes to [`Op`]s. iced-x86 decodes; this folder chooses handlers.
 
 mod fpu_state;
+pub mod fusion;
 mod general;
+mod kind;
 mod operands;
 mod select;
 mod sse_float;
@@ -24,6 +26,8 @@ pub const MAX_INSTRUCTION: usize = 15;
 pub enum Flow {
     /// The next instruction may follow in the same block.
     Next,
+    /// Ends its block, changing RIP and nothing that translation or fetch depends on.
+    Branch,
     /// Ends its block: it may change RIP, the mode, or what the run loop must look at.
     End,
     /// Must be the only one of its block: it asks for the exact logical time, or stops.
@@ -45,6 +49,14 @@ impl Chosen {
         Self {
             run,
             flow: Flow::Next,
+        }
+    }
+
+    /// Ends its block as a near branch does.
+    pub fn branch(run: Handler) -> Self {
+        Self {
+            run,
+            flow: Flow::Branch,
         }
     }
 
@@ -93,6 +105,9 @@ pub fn decode(bytes: &[u8], rip: u64, mode: Mode) -> Option<Decoded> {
         .or_else(|| choose_extension(&instruction))
         .unwrap_or(Chosen::end(branch::undefined));
     let mut op = operands::lower(&instruction, chosen.run, mode);
+    if mode == Mode::Long {
+        op.kind = kind::of(&instruction);
+    }
     if let Some(immediate) = x87::immediate(bytes, rip, mode) {
         op.imm = immediate;
     }

@@ -5,15 +5,19 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use crate::arch::x86_64::segment::SS;
 use crate::software::cpu::Mode;
 use crate::software::op::{
-    FLAT, FS_BASE, GS_BASE, Handler, LEGACY_16, LEGACY_32, Op, REP_EQUAL, REP_NONE, REP_NOT_EQUAL,
-    WRAP_32, ZERO,
+    FLAT, FS_BASE, GS_BASE, Handler, Kind, LEGACY_16, LEGACY_32, Op, Places, REP_EQUAL, REP_NONE,
+    REP_NOT_EQUAL, WRAP_32, ZERO,
 };
 use crate::software::width::HIGH_BYTE;
+
+use super::select::{in_memory, in_register};
 
 /// Fills an [`Op`].
 pub fn lower(instruction: &Instruction, run: Handler, mode: Mode) -> Op {
     let mut op = Op {
         run,
+        kind: Kind::Other,
+        places: places(instruction),
         imm: immediate(instruction),
         disp: 0,
         dst: register_operand(instruction, 0),
@@ -44,6 +48,23 @@ pub fn lower(instruction: &Instruction, run: Handler, mode: Mode) -> Op {
         op.disp = u64::from(instruction.far_branch_selector());
     }
     op
+}
+
+/// Where the first two operands are.
+pub fn places(instruction: &Instruction) -> Places {
+    let place = |index| {
+        (
+            in_memory(instruction, index),
+            in_register(instruction, index),
+        )
+    };
+    match (place(0), place(1)) {
+        ((_, true), (_, true)) => Places::Registers,
+        ((_, true), (true, _)) => Places::RegisterMemory,
+        ((_, true), _) => Places::RegisterImmediate,
+        (_, (_, true)) => Places::MemoryRegister,
+        _ => Places::MemoryImmediate,
+    }
 }
 
 fn has_memory(instruction: &Instruction) -> bool {

@@ -102,7 +102,11 @@ logic!(Xor, true, ^, "XOR.");
 logic!(Test, false, &, "TEST.");
 
 /// A two-operand instruction.
-pub fn binary<W: Width, A: Alu, D: Target, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+#[inline]
+pub extern "C" fn binary<W: Width, A: Alu, D: Target, S: Operand>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     let b = S::get::<W>(cpu, op)?;
     let mut flags = cpu.flags;
     if A::KEEPS {
@@ -118,7 +122,7 @@ pub fn binary<W: Width, A: Alu, D: Target, S: Operand>(cpu: &mut Cpu, op: &Op) -
 }
 
 /// INC.
-pub fn increment<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn increment<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let a = D::get_to_modify::<W>(cpu, op)?;
     let result = W::from_u64(a.zero_extend().wrapping_add(1));
     D::put(cpu, op, result)?;
@@ -128,7 +132,7 @@ pub fn increment<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// DEC.
-pub fn decrement<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn decrement<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let a = D::get_to_modify::<W>(cpu, op)?;
     let result = W::from_u64(a.zero_extend().wrapping_sub(1));
     D::put(cpu, op, result)?;
@@ -137,7 +141,7 @@ pub fn decrement<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// NEG.
-pub fn negate<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn negate<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let b = D::get_to_modify::<W>(cpu, op)?;
     let mut flags = cpu.flags;
     let result = subtract_with(&mut flags, W::from_u64(0), b, false);
@@ -147,7 +151,7 @@ pub fn negate<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// NOT: no flags.
-pub fn complement<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn complement<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let a = D::get_to_modify::<W>(cpu, op)?;
     D::put(cpu, op, W::from_u64(!a.zero_extend()))
 }

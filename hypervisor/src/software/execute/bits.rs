@@ -7,6 +7,7 @@
 use super::operand::{M, Operand, Target};
 use crate::software::cpu::Cpu;
 use crate::software::op::{FLAT, LEGACY_16, Op, Outcome, Stop, reg};
+use crate::software::simd::string;
 use crate::software::width::Width;
 
 /// What happens to the tested bit.
@@ -48,7 +49,10 @@ impl BitChange for Complement {
 }
 
 /// BT and relatives on a register, or on memory with an immediate.
-pub fn bit_test<W: Width, C: BitChange, D: Target, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn bit_test<W: Width, C: BitChange, D: Target, S: Operand>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     let index = S::get::<W>(cpu, op)?.zero_extend() % u64::from(W::BITS);
     let value = if C::WRITES {
         D::get_to_modify::<W>(cpu, op)?
@@ -67,7 +71,7 @@ pub fn bit_test<W: Width, C: BitChange, D: Target, S: Operand>(cpu: &mut Cpu, op
 }
 
 /// BT and relatives on a bit string in memory: the register reaches beyond the operand.
-pub fn bit_test_string<W: Width, C: BitChange>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn bit_test_string<W: Width, C: BitChange>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let index = W::get(cpu, op.src).sign_extend() as i64;
     let words = index >> W::BITS.trailing_zeros();
     let mut moved = *op;
@@ -98,7 +102,7 @@ pub fn bit_test_string<W: Width, C: BitChange>(cpu: &mut Cpu, op: &Op) -> Outcom
 }
 
 /// BSF.
-pub fn scan_forward<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn scan_forward<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     if value != 0 {
         W::set(cpu, op.dst, W::from_u64(u64::from(value.trailing_zeros())));
@@ -108,7 +112,7 @@ pub fn scan_forward<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// BSR.
-pub fn scan_reverse<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn scan_reverse<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     if value != 0 {
         W::set(
@@ -122,7 +126,7 @@ pub fn scan_reverse<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// POPCNT: all flags clear but ZF.
-pub fn count_ones<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn count_ones<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     W::set(cpu, op.dst, W::from_u64(u64::from(value.count_ones())));
     cpu.flags.set_bits(if value == 0 {
@@ -134,7 +138,7 @@ pub fn count_ones<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// LZCNT.
-pub fn leading_zeros<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn leading_zeros<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     let result = W::from_u64(u64::from(value.leading_zeros() - (64 - W::BITS)));
     W::set(cpu, op.dst, result);
@@ -143,7 +147,7 @@ pub fn leading_zeros<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// TZCNT.
-pub fn trailing_zeros<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn trailing_zeros<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     let result = W::from_u64(u64::from(value.trailing_zeros().min(W::BITS)));
     W::set(cpu, op.dst, result);
@@ -152,7 +156,7 @@ pub fn trailing_zeros<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// ANDN: operand 1 inverted, and operand 2.
-pub fn and_not<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn and_not<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let b = S::get::<W>(cpu, op)?.zero_extend();
     let result = W::from_u64(!W::get(cpu, op.src).zero_extend() & b);
     W::set(cpu, op.dst, result);
@@ -161,7 +165,7 @@ pub fn and_not<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// BEXTR: bits of operand 1; start and length in operand 2.
-pub fn extract_field<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn extract_field<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     let control = W::get(cpu, op.third).zero_extend();
     let (start, len) = (control as u8, (control >> 8) as u8);
@@ -174,7 +178,10 @@ pub fn extract_field<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// BLSI, BLSMSK, BLSR chosen by `KIND` 0, 1, 2; destination is `op.dst`.
-pub fn lowest_bit<W: Width, S: Operand, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn lowest_bit<W: Width, S: Operand, const KIND: u8>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     let (result, carry) = match KIND {
         0 => (value & value.wrapping_neg(), value != 0),
@@ -188,7 +195,7 @@ pub fn lowest_bit<W: Width, S: Operand, const KIND: u8>(cpu: &mut Cpu, op: &Op) 
 }
 
 /// BZHI: clears the bits of operand 1 from the index in operand 2 on.
-pub fn zero_high<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn zero_high<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?.zero_extend();
     let index = W::get(cpu, op.third).zero_extend() as u8;
     let beyond = u32::from(index) >= W::BITS;
@@ -203,7 +210,7 @@ pub fn zero_high<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// MULX: RDX times operand 2; high half to operand 0, low half to operand 1.
-pub fn multiply_plain<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn multiply_plain<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let b = S::get::<W>(cpu, op)?.zero_extend();
     let a = W::get(cpu, reg::RDX as u8).zero_extend();
     let product = u128::from(a) * u128::from(b);
@@ -213,7 +220,7 @@ pub fn multiply_plain<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// PDEP: low bits of operand 1 to the places that operand 2 marks.
-pub fn deposit<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn deposit<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let mut mask = S::get::<W>(cpu, op)?.zero_extend();
     let mut source = W::get(cpu, op.src).zero_extend();
     let mut result = 0;
@@ -230,7 +237,7 @@ pub fn deposit<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// PEXT: the bits of operand 1 that operand 2 marks, packed.
-pub fn extract<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn extract<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let mut mask = S::get::<W>(cpu, op)?.zero_extend();
     let source = W::get(cpu, op.src).zero_extend();
     let (mut result, mut place) = (0, 1);
@@ -247,7 +254,7 @@ pub fn extract<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// RORX.
-pub fn rotate_plain<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn rotate_plain<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = u128::from(S::get::<W>(cpu, op)?.zero_extend());
     let count = op.imm as u32 % W::BITS;
     let result = (value | value << W::BITS) >> count;
@@ -256,7 +263,10 @@ pub fn rotate_plain<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// SARX, SHLX, SHRX chosen by `KIND` 0, 1, 2: operand 1 shifted by operand 2.
-pub fn shift_plain<W: Width, S: Operand, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn shift_plain<W: Width, S: Operand, const KIND: u8>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     let value = S::get::<W>(cpu, op)?;
     let count = W::get(cpu, op.third).zero_extend() as u32 % W::BITS;
     let result = match KIND {
@@ -269,16 +279,9 @@ pub fn shift_plain<W: Width, S: Operand, const KIND: u8>(cpu: &mut Cpu, op: &Op)
 }
 
 /// CRC32 (polynomial 0x11EDC6F41), `W` wide, into a register that op.dst names.
-pub fn crc32<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Stop> {
-    let value = S::get::<W>(cpu, op)?.zero_extend();
-    let mut crc = cpu.regs[usize::from(op.dst & 15)] as u32;
-    for byte in value.to_le_bytes().iter().take(W::BYTES as usize) {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            let reduce = if crc & 1 != 0 { 0x82f6_3b78 } else { 0 };
-            crc = crc >> 1 ^ reduce;
-        }
-    }
+pub extern "C" fn crc32<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Stop> {
+    let bytes = S::get::<W>(cpu, op)?.zero_extend().to_le_bytes();
+    let crc = string::crc32(u32::get(cpu, op.dst), &bytes[..W::BYTES as usize]);
     u32::set(cpu, op.dst, crc);
     Ok(())
 }

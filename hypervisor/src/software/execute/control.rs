@@ -12,7 +12,7 @@ use crate::software::width::Width;
 use crate::state::DescriptorTable;
 
 /// MOV from a control register, `op.third` its number.
-pub fn read_control(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn read_control(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let value = match op.third {
         0 => cpu.cr0,
@@ -31,7 +31,7 @@ pub fn read_control(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// MOV to a control register, `op.third` its number.
-pub fn write_control(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn write_control(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let value = if cpu.mode == Mode::Long {
         u64::get(cpu, op.src)
@@ -107,7 +107,7 @@ fn write_cr4(cpu: &mut Cpu, value: u64) -> Outcome {
 }
 
 /// MOV from a debug register, `op.third` its number.
-pub fn read_debug(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn read_debug(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let index = debug_index(cpu, op.third)?;
     let value = cpu.debug[index];
@@ -120,7 +120,7 @@ pub fn read_debug(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// MOV to a debug register, `op.third` its number.
-pub fn write_debug(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn write_debug(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let index = debug_index(cpu, op.third)?;
     let value = u64::get(cpu, op.src);
@@ -147,14 +147,14 @@ fn debug_index(cpu: &mut Cpu, number: u8) -> Result<usize, Stop> {
 }
 
 /// CLTS.
-pub fn clear_task_switched(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn clear_task_switched(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_ring_0()?;
     cpu.cr0 &= !cr0::TS;
     Ok(())
 }
 
 /// LMSW: sets PE but never clears it.
-pub fn load_status_word<S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn load_status_word<S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let value = u64::from(S::get::<u16>(cpu, op)?);
     let changeable = cr0::PE | cr0::MP | cr0::EM | cr0::TS;
@@ -170,7 +170,7 @@ fn check_umip(cpu: &mut Cpu) -> Outcome {
 }
 
 /// SMSW.
-pub fn store_status_word<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_status_word<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     check_umip(cpu)?;
     let value = W::from_u64(cpu.cr0);
     D::put(cpu, op, value)
@@ -205,59 +205,62 @@ fn store_table(cpu: &mut Cpu, op: &Op, table: DescriptorTable) -> Outcome {
 }
 
 /// LGDT.
-pub fn load_gdt(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn load_gdt(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.gdtr = load_table(cpu, op)?;
     Ok(())
 }
 
 /// LIDT.
-pub fn load_idt(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn load_idt(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.idtr = load_table(cpu, op)?;
     Ok(())
 }
 
 /// SGDT.
-pub fn store_gdt(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_gdt(cpu: &mut Cpu, op: &Op) -> Outcome {
     let table = cpu.gdtr;
     store_table(cpu, op, table)
 }
 
 /// SIDT.
-pub fn store_idt(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_idt(cpu: &mut Cpu, op: &Op) -> Outcome {
     let table = cpu.idtr;
     store_table(cpu, op, table)
 }
 
 /// LLDT.
-pub fn load_ldt<S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn load_ldt<S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let selector = S::get::<u16>(cpu, op)?;
     cpu.load_ldt(selector)
 }
 
 /// LTR.
-pub fn load_task<S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn load_task<S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let selector = S::get::<u16>(cpu, op)?;
     cpu.load_task(selector)
 }
 
 /// SLDT.
-pub fn store_ldt<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_ldt<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     check_umip(cpu)?;
     let value = W::from_u64(u64::from(cpu.ldtr.selector));
     D::put(cpu, op, value)
 }
 
 /// STR.
-pub fn store_task<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_task<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     check_umip(cpu)?;
     let value = W::from_u64(u64::from(cpu.tr.selector));
     D::put(cpu, op, value)
 }
 
 /// LAR and LSL by `LIMIT`.
-pub fn load_rights<W: Width, S: Operand, const LIMIT: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn load_rights<W: Width, S: Operand, const LIMIT: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     let selector = S::get::<u16>(cpu, op)?;
     let descriptor = cpu.visible_descriptor(selector)?;
     let long = cpu.long_mode();
@@ -286,7 +289,7 @@ pub fn load_rights<W: Width, S: Operand, const LIMIT: bool>(cpu: &mut Cpu, op: &
 }
 
 /// VERR and VERW by `WRITE`.
-pub fn verify<S: Operand, const WRITE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn verify<S: Operand, const WRITE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let selector = S::get::<u16>(cpu, op)?;
     let descriptor = cpu.visible_descriptor(selector)?;
     let allowed = descriptor.is_some_and(|descriptor| {
@@ -301,7 +304,7 @@ pub fn verify<S: Operand, const WRITE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome 
 }
 
 /// INVLPG.
-pub fn invalidate_page(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn invalidate_page(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let linear = op
         .sum(cpu)
@@ -312,7 +315,7 @@ pub fn invalidate_page(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// INVD and WBINVD: there are no caches that a guest could see.
-pub fn invalidate_caches(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn invalidate_caches(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_ring_0()
 }
 
@@ -324,14 +327,14 @@ fn require_io_privilege(cpu: &mut Cpu) -> Outcome {
 }
 
 /// CLI.
-pub fn clear_interrupts(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn clear_interrupts(cpu: &mut Cpu, _: &Op) -> Outcome {
     require_io_privilege(cpu)?;
     cpu.system_flags &= !rflags::IF;
     Ok(())
 }
 
 /// STI: interrupts wait for one more instruction when they were off.
-pub fn set_interrupts(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn set_interrupts(cpu: &mut Cpu, _: &Op) -> Outcome {
     require_io_privilege(cpu)?;
     if cpu.system_flags & rflags::IF == 0 {
         cpu.system_flags |= rflags::IF;
@@ -342,7 +345,7 @@ pub fn set_interrupts(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// CLD and STD.
-pub fn set_direction<const DOWN: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn set_direction<const DOWN: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     if DOWN {
         cpu.system_flags |= rflags::DF;
     } else {
@@ -352,7 +355,7 @@ pub fn set_direction<const DOWN: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// CLC, STC, CMC by `KIND` 0, 1, 2.
-pub fn change_carry<const KIND: u8>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn change_carry<const KIND: u8>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let carry = match KIND {
         0 => false,
         1 => true,
@@ -363,7 +366,7 @@ pub fn change_carry<const KIND: u8>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// LAHF.
-pub fn load_flags(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn load_flags(cpu: &mut Cpu, _: &Op) -> Outcome {
     let value = cpu.rflags() as u8;
     u8::set(
         cpu,
@@ -374,7 +377,7 @@ pub fn load_flags(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// SAHF: OF stays.
-pub fn store_flags(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn store_flags(cpu: &mut Cpu, _: &Op) -> Outcome {
     let value = u64::from(u8::get(
         cpu,
         reg::RAX as u8 | crate::software::width::HIGH_BYTE,
@@ -385,7 +388,7 @@ pub fn store_flags(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// CLAC and STAC.
-pub fn set_access_override<const ON: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn set_access_override<const ON: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     if cpu.cpl > 0 {
         return Err(cpu.undefined());
     }
@@ -399,7 +402,7 @@ pub fn set_access_override<const ON: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// RDFSBASE, RDGSBASE; `FIRST` is FS.
-pub fn read_base<W: Width, const FIRST: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn read_base<W: Width, const FIRST: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
     check_base_instructions(cpu)?;
     let base = cpu.segments[if FIRST { FS } else { GS }].base;
     W::set(cpu, op.dst, W::from_u64(base));
@@ -407,7 +410,7 @@ pub fn read_base<W: Width, const FIRST: bool>(cpu: &mut Cpu, op: &Op) -> Outcome
 }
 
 /// WRFSBASE, WRGSBASE; `FIRST` is FS.
-pub fn write_base<W: Width, const FIRST: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn write_base<W: Width, const FIRST: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
     check_base_instructions(cpu)?;
     let base = W::get(cpu, op.dst).zero_extend();
     if !cpu.is_canonical(base) {
@@ -425,14 +428,14 @@ fn check_base_instructions(cpu: &mut Cpu) -> Outcome {
 }
 
 /// HLT.
-pub fn halt(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn halt(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_ring_0()?;
     cpu.halted = true;
     Err(Stop::Halted)
 }
 
 /// ARPL, legacy protected modes only.
-pub fn adjust_privilege<D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn adjust_privilege<D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let selector = D::get_to_modify::<u16>(cpu, op)?;
     let wanted = u16::get(cpu, op.src) & 3;
     let lower = selector & 3 < wanted;
@@ -444,6 +447,6 @@ pub fn adjust_privilege<D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// INVLPG's operand is only an address; this reads nothing. CLFLUSH faults like a load.
-pub fn flush_line(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn flush_line(cpu: &mut Cpu, op: &Op) -> Outcome {
     M::get::<u8>(cpu, op).map(|_| ())
 }

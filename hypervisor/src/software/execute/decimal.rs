@@ -19,7 +19,7 @@ fn finish(cpu: &mut Cpu, al: u8, adjusted: bool, carry: bool) {
 }
 
 /// DAA (`SUBTRACT` false) and DAS.
-pub fn adjust_packed<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn adjust_packed<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let old = u8::get(cpu, AL);
     let old_carry = cpu.flags.carry();
     let change = |value: u8, by: u8| {
@@ -46,7 +46,7 @@ pub fn adjust_packed<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// AAA (`SUBTRACT` false) and AAS.
-pub fn adjust_unpacked<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn adjust_unpacked<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let adjusted = u8::get(cpu, AL) & 0xf > 9 || cpu.flags.adjust();
     let ax = u16::get(cpu, AL);
     let ax = match (adjusted, SUBTRACT) {
@@ -60,7 +60,7 @@ pub fn adjust_unpacked<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// AAM: #DE when the base is zero.
-pub fn split_digits(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn split_digits(cpu: &mut Cpu, op: &Op) -> Outcome {
     let (al, base) = (u8::get(cpu, AL), op.imm as u8);
     if base == 0 {
         return Err(cpu.raise(Fault::plain(exception::DE)));
@@ -71,7 +71,7 @@ pub fn split_digits(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// AAD.
-pub fn join_digits(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn join_digits(cpu: &mut Cpu, op: &Op) -> Outcome {
     let ax = u16::get(cpu, AL);
     let al = (ax as u8).wrapping_add(((ax >> 8) as u8).wrapping_mul(op.imm as u8));
     u16::set(cpu, AL, u16::from(al));

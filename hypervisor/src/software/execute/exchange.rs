@@ -8,7 +8,7 @@ use crate::software::op::{Op, Outcome, reg};
 use crate::software::width::Width;
 
 /// XCHG of operand 0 with a register.
-pub fn exchange<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn exchange<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let a = D::get_to_modify::<W>(cpu, op)?;
     let b = W::get(cpu, op.src);
     D::put(cpu, op, b)?;
@@ -17,7 +17,7 @@ pub fn exchange<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// XADD.
-pub fn exchange_add<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn exchange_add<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let a = D::get_to_modify::<W>(cpu, op)?;
     let b = W::get(cpu, op.src);
     let mut flags = cpu.flags;
@@ -33,7 +33,7 @@ pub fn exchange_add<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// CMPXCHG: the destination is written either way, as the processor does.
-pub fn compare_exchange<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn compare_exchange<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let found = D::get_to_modify::<W>(cpu, op)?;
     let wanted = W::get(cpu, reg::RAX as u8);
     let mut flags = cpu.flags;
@@ -50,7 +50,7 @@ pub fn compare_exchange<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome 
 }
 
 /// CMPXCHG8B.
-pub fn compare_exchange_8(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn compare_exchange_8(cpu: &mut Cpu, op: &Op) -> Outcome {
     let found: u64 = M::get_to_modify(cpu, op)?;
     let low_half = |cpu: &Cpu, register: usize| cpu.regs[register] & 0xffff_ffff;
     let wanted = low_half(cpu, reg::RDX) << 32 | low_half(cpu, reg::RAX);
@@ -71,7 +71,7 @@ pub fn compare_exchange_8(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// CMPXCHG16B: #GP when the operand is not aligned.
-pub fn compare_exchange_16(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn compare_exchange_16(cpu: &mut Cpu, op: &Op) -> Outcome {
     let linear = cpu.linear(op, 16, true)?;
     if linear & 15 != 0 {
         return Err(cpu.general_protection(0));

@@ -32,7 +32,7 @@ fn transfer(cpu: &mut Cpu, selector: u16, offset: u64) -> Outcome {
 }
 
 /// The far pointer: `op.third` the selector's place; immediate form.
-pub fn jump_immediate(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn jump_immediate(cpu: &mut Cpu, op: &Op) -> Outcome {
     transfer(cpu, op.disp as u16, op.imm)
 }
 
@@ -44,7 +44,7 @@ fn pointer<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<(u16, u64), Stop> {
 }
 
 /// JMP far through memory.
-pub fn jump_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn jump_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let (selector, offset) = pointer::<W>(cpu, op)?;
     transfer(cpu, selector, offset)
 }
@@ -63,18 +63,18 @@ fn call<W: Width>(cpu: &mut Cpu, selector: u16, offset: u64) -> Outcome {
 }
 
 /// CALL far, immediate form.
-pub fn call_immediate<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn call_immediate<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     call::<W>(cpu, op.disp as u16, op.imm)
 }
 
 /// CALL far through memory.
-pub fn call_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn call_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let (selector, offset) = pointer::<W>(cpu, op)?;
     call::<W>(cpu, selector, offset)
 }
 
 /// RETF, with the bytes to drop besides in the immediate.
-pub fn ret<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn ret<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let offset = cpu.peek::<W>(0)?.zero_extend();
     let selector = cpu.peek::<W>(W::BYTES)?.zero_extend() as u16;
     let size = 2 * W::BYTES + op.imm;
@@ -138,7 +138,7 @@ fn finish_return(
 }
 
 /// IRET.
-pub fn iret<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn iret<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
     // Even an IRET that faults lets the next non-maskable interrupt in.
     cpu.nmi_blocked = false;
     let offset = cpu.peek::<W>(0)?.zero_extend();
@@ -188,12 +188,12 @@ fn restore_flags<W: Width>(cpu: &mut Cpu, value: u64, cpl: u8) -> Outcome {
 }
 
 /// INT n (immediate), INT3 and INT1 (by vector in the immediate).
-pub fn interrupt(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn interrupt(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.software_interrupt(op.imm as u8)
 }
 
 /// INTO.
-pub fn interrupt_on_overflow(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn interrupt_on_overflow(cpu: &mut Cpu, _: &Op) -> Outcome {
     if cpu.flags.overflow() {
         cpu.software_interrupt(exception::OF)
     } else {
@@ -202,7 +202,7 @@ pub fn interrupt_on_overflow(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// BOUND.
-pub fn bound<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn bound<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let linear = cpu.linear(op, 2 * W::BYTES, false)?;
     let low = cpu.load::<W>(linear)?.sign_extend() as i64;
     let high = cpu.load::<W>(linear.wrapping_add(W::BYTES))?.sign_extend() as i64;

@@ -77,7 +77,7 @@ fn read_image(cpu: &Cpu, format: FxsaveFormat, image: &FxsaveImage) -> Option<Re
 }
 
 /// FXSAVE; `WIDE` with REX.W.
-pub fn fxsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn fxsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
     require_fxsave(cpu)?;
     let linear = aligned(cpu, op, FXSAVE_SIZE, 16, true)?;
     let format = format(cpu, WIDE);
@@ -89,7 +89,7 @@ pub fn fxsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// FXRSTOR; `WIDE` with REX.W.
-pub fn fxrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn fxrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
     require_fxsave(cpu)?;
     let linear = aligned(cpu, op, FXSAVE_SIZE, 16, false)?;
     let mut image = [0; FXSAVE_SIZE];
@@ -110,7 +110,10 @@ fn requested(cpu: &Cpu) -> u64 {
 }
 
 /// XSAVE and XSAVEOPT (`OPTIMISED`); `WIDE` with REX.W.
-pub fn xsave<const WIDE: bool, const OPTIMISED: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn xsave<const WIDE: bool, const OPTIMISED: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     require_xsave(cpu)?;
     let linear = aligned(cpu, op, AREA, 64, true)?;
     let format = format(cpu, WIDE);
@@ -155,7 +158,7 @@ fn quadword(area: &[u8], at: usize) -> u64 {
 }
 
 /// XRSTOR; `WIDE` with REX.W.
-pub fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
     require_xsave(cpu)?;
     let linear = aligned(cpu, op, AREA, 64, false)?;
     let format = format(cpu, WIDE);
@@ -201,7 +204,7 @@ pub fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// LDMXCSR: #GP for reserved bits.
-pub fn ldmxcsr(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn ldmxcsr(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let bits: u32 = cpu.load_operand(op)?;
     match Mxcsr::from_bits(bits) {
@@ -212,7 +215,7 @@ pub fn ldmxcsr(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// STMXCSR.
-pub fn stmxcsr(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn stmxcsr(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let bits = cpu.fpu.mxcsr.bits();
     cpu.store_operand(op, bits)

@@ -43,7 +43,7 @@ fn port(cpu: &Cpu, op: &Op, from_dx: bool) -> u16 {
 }
 
 /// IN to the accumulator.
-pub fn input<W: Width, const FROM_DX: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Stop> {
+pub extern "C" fn input<W: Width, const FROM_DX: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Stop> {
     let port = port(cpu, op, FROM_DX);
     cpu.check_port(port, W::BYTES as u16)?;
     let value = cpu.port_read(port, W::BYTES as u8)?;
@@ -52,7 +52,10 @@ pub fn input<W: Width, const FROM_DX: bool>(cpu: &mut Cpu, op: &Op) -> Result<()
 }
 
 /// OUT from the accumulator.
-pub fn output<W: Width, const FROM_DX: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Stop> {
+pub extern "C" fn output<W: Width, const FROM_DX: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Result<(), Stop> {
     let port = port(cpu, op, FROM_DX);
     cpu.check_port(port, W::BYTES as u16)?;
     let value = W::get(cpu, reg::RAX as u8).zero_extend() as u32;

@@ -69,7 +69,7 @@ fn commit(cpu: &mut Cpu, register: u8, value: u64) {
 }
 
 /// Destination and source.
-pub fn compute<T: Lane, C: Compute<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn compute<T: Lane, C: Compute<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_mmx()?;
     let b = S::get(cpu, op)?;
     let value = C::apply(cpu.fpu.x87.mmx(op.dst), b, op.imm as u8);
@@ -78,7 +78,7 @@ pub fn compute<T: Lane, C: Compute<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> 
 }
 
 /// Destination alone, as in the shifts by an immediate.
-pub fn compute_alone<C: Compute<u64>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn compute_alone<C: Compute<u64>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_mmx()?;
     let value = C::apply(cpu.fpu.x87.mmx(op.dst), 0, op.imm as u8);
     commit(cpu, op.dst, value);
@@ -86,7 +86,7 @@ pub fn compute_alone<C: Compute<u64>>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// PINSRW from a general register or memory.
-pub fn insert<C: Compute<u16>, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn insert<C: Compute<u16>, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_mmx()?;
     let b = S::get::<u16>(cpu, op)?;
     let value = C::apply(cpu.fpu.x87.mmx(op.dst), b, op.imm as u8);
@@ -101,7 +101,7 @@ pub trait Extract {
 }
 
 /// PMOVMSKB, PEXTRW.
-pub fn extract<E: Extract>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn extract<E: Extract>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_mmx()?;
     let value = E::apply(cpu.fpu.x87.mmx(op.src), op.imm as u8);
     cpu.fpu.x87.enter_mmx();
@@ -110,7 +110,7 @@ pub fn extract<E: Extract>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// MOVD, MOVQ from a general register or memory; MOVQ between registers with memory sources.
-pub fn from_general<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn from_general<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_mmx()?;
     let value = S::get::<W>(cpu, op)?.zero_extend();
     commit(cpu, op.dst, value);
@@ -118,7 +118,7 @@ pub fn from_general<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// MOVD, MOVQ to a general register.
-pub fn to_general<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn to_general<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_mmx()?;
     let value = cpu.fpu.x87.mmx(op.src);
     cpu.fpu.x87.enter_mmx();
@@ -127,7 +127,7 @@ pub fn to_general<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// MOVD, MOVQ, MOVNTQ to memory.
-pub fn store<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_mmx()?;
     let value = cpu.fpu.x87.mmx(op.src);
     cpu.store_operand(op, W::from_u64(value))?;
@@ -136,7 +136,7 @@ pub fn store<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// MASKMOVQ: the bytes of operand 1 whose mask byte in operand 2 is negative, to DS:RDI.
-pub fn store_masked(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_masked(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_mmx()?;
     let value = cpu.fpu.x87.mmx(op.src);
     let chosen = maskmov_bytes(cpu.fpu.x87.mmx(op.third));
@@ -146,14 +146,14 @@ pub fn store_masked(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// EMMS.
-pub fn empty(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn empty(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_mmx()?;
     cpu.fpu.x87.emms();
     Ok(())
 }
 
 /// MOVQ2DQ.
-pub fn to_xmm(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn to_xmm(cpu: &mut Cpu, op: &Op) -> Outcome {
     require_both(cpu)?;
     let value = cpu.fpu.x87.mmx(op.src);
     cpu.fpu.x87.enter_mmx();
@@ -162,7 +162,7 @@ pub fn to_xmm(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// MOVDQ2Q.
-pub fn from_xmm(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn from_xmm(cpu: &mut Cpu, op: &Op) -> Outcome {
     require_both(cpu)?;
     let value = sse::source(cpu, op) as u64;
     commit(cpu, op.dst, value);
@@ -176,7 +176,7 @@ fn require_both(cpu: &mut Cpu) -> Outcome {
 
 /// CVTPI2PS and CVTPI2PD: operand 1 in an MMX register. With a memory operand CVTPI2PS still
 /// enters MMX state (`ENTERS`), CVTPI2PD does not.
-pub fn to_float<F: sse::Float<u64>, S: Source<u64>, const ENTERS: bool>(
+pub extern "C" fn to_float<F: sse::Float<u64>, S: Source<u64>, const ENTERS: bool>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Outcome {
@@ -205,7 +205,7 @@ pub trait FromFloat<T> {
 }
 
 /// CVTPS2PI, CVTPD2PI and their truncating forms.
-pub fn from_float<T: sse::Lane, C: FromFloat<T>, S: sse::Source<T>>(
+pub extern "C" fn from_float<T: sse::Lane, C: FromFloat<T>, S: sse::Source<T>>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Outcome {

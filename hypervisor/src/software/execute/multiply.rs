@@ -30,7 +30,7 @@ fn pair<W: Width>(cpu: &Cpu) -> u128 {
 }
 
 /// MUL.
-pub fn multiply<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn multiply<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let b = S::get::<W>(cpu, op)?;
     let product = u128::from(W::get(cpu, AL).zero_extend()) * u128::from(b.zero_extend());
     set_pair::<W>(cpu, product);
@@ -48,7 +48,7 @@ fn signed_product<W: Width>(a: W, b: W) -> (i128, bool) {
 }
 
 /// IMUL with one operand.
-pub fn multiply_signed<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn multiply_signed<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let b = S::get::<W>(cpu, op)?;
     let (product, large) = signed_product(W::get(cpu, AL), b);
     set_pair::<W>(cpu, product as u128);
@@ -58,7 +58,7 @@ pub fn multiply_signed<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome 
 }
 
 /// IMUL with two operands.
-pub fn multiply_into<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn multiply_into<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let b = S::get::<W>(cpu, op)?;
     let (product, large) = signed_product(W::get(cpu, op.dst), b);
     let result = W::from_u64(product as u64);
@@ -68,7 +68,7 @@ pub fn multiply_into<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// IMUL with an immediate.
-pub fn multiply_by_immediate<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn multiply_by_immediate<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let a = S::get::<W>(cpu, op)?;
     let b = I::get::<W>(cpu, op)?;
     let (product, large) = signed_product(a, b);
@@ -93,7 +93,7 @@ fn set_quotient<W: Width>(cpu: &mut Cpu, quotient: u64, remainder: u64) {
 }
 
 /// DIV: #DE when the divisor is zero or the quotient too large.
-pub fn divide<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn divide<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let divisor = u128::from(S::get::<W>(cpu, op)?.zero_extend());
     let dividend = pair::<W>(cpu);
     if divisor == 0 || dividend >> W::BITS >= divisor {
@@ -108,7 +108,7 @@ pub fn divide<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// IDIV: #DE when the divisor is zero or the quotient too large.
-pub fn divide_signed<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn divide_signed<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let divisor = i128::from(S::get::<W>(cpu, op)?.sign_extend() as i64);
     // Sign-extends the pair from twice the width.
     let unused = 128 - 2 * W::BITS;

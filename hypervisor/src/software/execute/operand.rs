@@ -32,6 +32,8 @@ pub struct R2;
 pub struct M;
 /// The immediate.
 pub struct I;
+/// The immediate of a fused op: the low half, sign-extended.
+pub struct LowI;
 
 impl Operand for R0 {
     #[inline(always)]
@@ -91,5 +93,12 @@ impl Operand for I {
     #[inline(always)]
     fn get<W: Width>(_: &mut Cpu, op: &Op) -> Result<W, Stop> {
         Ok(W::from_u64(op.imm))
+    }
+}
+
+impl Operand for LowI {
+    #[inline(always)]
+    fn get<W: Width>(_: &mut Cpu, op: &Op) -> Result<W, Stop> {
+        Ok(W::from_u64(op.imm as u32 as i32 as u64))
     }
 }

@@ -9,7 +9,7 @@ use crate::software::cpuid;
 use crate::software::op::{Op, Outcome, Stop, reg};
 
 /// CPUID.
-pub fn cpuid(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn cpuid(cpu: &mut Cpu, _: &Op) -> Outcome {
     let (leaf, subleaf) = (cpu.regs[reg::RAX] as u32, cpu.regs[reg::RCX] as u32);
     let answer = cpuid::leaf(leaf, subleaf, cpu.cr4 & cr4::OSXSAVE != 0);
     for (register, value) in [reg::RAX, reg::RBX, reg::RCX, reg::RDX]
@@ -31,7 +31,7 @@ fn pair(cpu: &Cpu) -> u64 {
 }
 
 /// RDTSC and RDTSCP (`WITH_AUX`): the counter is a function of logical time.
-pub fn read_time_stamp<const WITH_AUX: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn read_time_stamp<const WITH_AUX: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     if cpu.cr4 & cr4::TSD != 0 && cpu.cpl > 0 {
         return Err(cpu.general_protection(0));
     }
@@ -44,12 +44,12 @@ pub fn read_time_stamp<const WITH_AUX: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// RDPMC: there are no counters.
-pub fn read_counter(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn read_counter(cpu: &mut Cpu, _: &Op) -> Outcome {
     Err(cpu.general_protection(0))
 }
 
 /// XGETBV.
-pub fn read_extended_control(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn read_extended_control(cpu: &mut Cpu, _: &Op) -> Outcome {
     if cpu.cr4 & cr4::OSXSAVE == 0 {
         return Err(cpu.undefined());
     }
@@ -62,7 +62,7 @@ pub fn read_extended_control(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// XSETBV.
-pub fn write_extended_control(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn write_extended_control(cpu: &mut Cpu, _: &Op) -> Outcome {
     if cpu.cr4 & cr4::OSXSAVE == 0 {
         return Err(cpu.undefined());
     }
@@ -77,7 +77,7 @@ pub fn write_extended_control(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// RDMSR.
-pub fn read_msr(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn read_msr(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let index = cpu.regs[reg::RCX] as u32;
     let value = if is_outer(index) {
@@ -90,7 +90,7 @@ pub fn read_msr(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// WRMSR.
-pub fn write_msr(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn write_msr(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let index = cpu.regs[reg::RCX] as u32;
     let value = pair(cpu);

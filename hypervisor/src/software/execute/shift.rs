@@ -131,7 +131,10 @@ fn masked<W: Width>(count: u8) -> u32 {
 }
 
 /// A shift whose count is operand 1 (CL or an immediate).
-pub fn shift<W: Width, H: Shift, D: Target, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn shift<W: Width, H: Shift, D: Target, S: Operand>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     let count = masked::<W>(S::get::<u8>(cpu, op)?);
     let value = D::get_to_modify::<W>(cpu, op)?;
     if count == 0 {
@@ -156,7 +159,10 @@ fn double_count<W: Width, const BY_CL: bool>(cpu: &Cpu, op: &Op) -> u32 {
 }
 
 /// SHLD. Counts above 16 on 16-bit operands (undefined) go on with the bits of the pair.
-pub fn double_left<W: Width, D: Target, const BY_CL: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn double_left<W: Width, D: Target, const BY_CL: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     let count = double_count::<W, BY_CL>(cpu, op);
     let high = D::get_to_modify::<W>(cpu, op)?;
     if count == 0 {
@@ -178,7 +184,10 @@ pub fn double_left<W: Width, D: Target, const BY_CL: bool>(cpu: &mut Cpu, op: &O
 }
 
 /// SHRD. Counts above 16 on 16-bit operands (undefined) go on with the bits of the pair.
-pub fn double_right<W: Width, D: Target, const BY_CL: bool>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn double_right<W: Width, D: Target, const BY_CL: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     let count = double_count::<W, BY_CL>(cpu, op);
     let low = D::get_to_modify::<W>(cpu, op)?;
     if count == 0 {

@@ -103,7 +103,7 @@ pub trait Compute<T> {
 }
 
 /// Destination and source.
-pub fn compute<T: Lane, C: Compute<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn compute<T: Lane, C: Compute<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let b = S::get(cpu, op)?;
     let target = target(cpu, op);
@@ -112,7 +112,7 @@ pub fn compute<T: Lane, C: Compute<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> 
 }
 
 /// Destination alone, as in the shifts by an immediate.
-pub fn compute_alone<C: Compute<u128>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn compute_alone<C: Compute<u128>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let target = target(cpu, op);
     *target = C::apply(*target, 0, op.imm as u8);
@@ -120,7 +120,10 @@ pub fn compute_alone<C: Compute<u128>>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// Destination, and a general register or memory: PINSRx.
-pub fn insert<W: Width + Lane, C: Compute<W>, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn insert<W: Width + Lane, C: Compute<W>, S: Operand>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     cpu.require_sse()?;
     let b = S::get::<W>(cpu, op)?;
     let target = target(cpu, op);
@@ -135,7 +138,7 @@ pub trait Blend {
 }
 
 /// Destination, source, and XMM0.
-pub fn blend<B: Blend, S: Source<u128>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn blend<B: Blend, S: Source<u128>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let b = S::get(cpu, op)?;
     let mask = cpu.fpu.xmm[0];
@@ -151,14 +154,17 @@ pub trait Float<T> {
 }
 
 /// Destination and source, floating-point.
-pub fn float<T: Lane, F: Float<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn float<T: Lane, F: Float<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let b = S::get(cpu, op)?;
     finish_float::<T, F>(cpu, op, b)
 }
 
 /// Destination and an integer in a general register or memory, sign-extended: CVTSI2SS, CVTSI2SD.
-pub fn float_from_integer<W: Width, F: Float<u64>, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn float_from_integer<W: Width, F: Float<u64>, S: Operand>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     cpu.require_sse()?;
     let b = S::get::<W>(cpu, op)?.sign_extend();
     finish_float::<u64, F>(cpu, op, b)
@@ -183,7 +189,10 @@ pub trait ToInteger<T> {
 }
 
 /// CVTSS2SI and relatives.
-pub fn to_integer<T: Lane, C: ToInteger<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn to_integer<T: Lane, C: ToInteger<T>, S: Source<T>>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     cpu.require_sse()?;
     let b = S::get(cpu, op)?;
     match C::apply(b, &mut cpu.fpu.mxcsr) {
@@ -206,7 +215,10 @@ fn flag(set: bool, bit: u64) -> u64 {
 }
 
 /// COMISS and relatives: OF, SF and AF are cleared.
-pub fn compare_lanes<T: Lane, C: CompareLanes<T>, S: Source<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn compare_lanes<T: Lane, C: CompareLanes<T>, S: Source<T>>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Outcome {
     cpu.require_sse()?;
     let b = S::get(cpu, op)?;
     let a = T::low(*target(cpu, op));
@@ -225,7 +237,7 @@ pub fn compare_lanes<T: Lane, C: CompareLanes<T>, S: Source<T>>(cpu: &mut Cpu, o
 }
 
 /// PTEST: OF, SF, AF and PF are cleared.
-pub fn test<S: Source<u128>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn test<S: Source<u128>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let b = S::get(cpu, op)?;
     let TestFlags { zero, carry } = crate::software::simd::logic::ptest(*target(cpu, op), b);
@@ -240,7 +252,7 @@ pub trait Extract<W> {
 }
 
 /// Extraction to a general register, zero-extended.
-pub fn extract<W: Width, E: Extract<W>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn extract<W: Width, E: Extract<W>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let value = E::apply(source(cpu, op), op.imm as u8);
     u64::set(cpu, op.dst, value.zero_extend());
@@ -248,7 +260,7 @@ pub fn extract<W: Width, E: Extract<W>>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// Extraction to memory.
-pub fn extract_to_memory<W: Width, E: Extract<W>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn extract_to_memory<W: Width, E: Extract<W>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let value = E::apply(source(cpu, op), op.imm as u8);
     cpu.store_operand(op, value)
@@ -262,7 +274,12 @@ pub trait CompareStrings {
 
 /// PCMPxSTRI (`MASK` false: result in ECX) and PCMPxSTRM (result in XMM0); `W` is the width of
 /// the explicit lengths. AF and PF are cleared. The memory operand may be anywhere.
-pub fn compare_strings<W: Width, C: CompareStrings, S: Source<u128>, const MASK: bool>(
+pub extern "C" fn compare_strings<
+    W: Width,
+    C: CompareStrings,
+    S: Source<u128>,
+    const MASK: bool,
+>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Outcome {

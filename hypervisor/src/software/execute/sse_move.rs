@@ -11,21 +11,21 @@ use crate::software::simd::logic::maskmov_bytes;
 use crate::software::width::Width;
 
 /// MOVAPS and relatives, load or between registers.
-pub fn load<S: Source<u128>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn load<S: Source<u128>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     *target(cpu, op) = S::get(cpu, op)?;
     Ok(())
 }
 
 /// MOVUPS, MOVSS, MOVSD, MOVLPS, MOVQ: the low part to memory.
-pub fn store<T: Lane>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store<T: Lane>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let value = T::low(source(cpu, op));
     cpu.store_operand(op, value)
 }
 
 /// MOVAPS, MOVNTDQ and relatives: the whole register to aligned memory.
-pub fn store_aligned(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_aligned(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let linear = cpu.linear(op, 16, true)?;
     require_aligned::<u128>(cpu, linear)?;
@@ -34,14 +34,14 @@ pub fn store_aligned(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// MOVHPS, MOVHPD: the high half to memory.
-pub fn store_high(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_high(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let value = (source(cpu, op) >> 64) as u64;
     cpu.store_operand(op, value)
 }
 
 /// MOVD, MOVQ from a general register or memory: the rest is cleared.
-pub fn from_general<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn from_general<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let value = S::get::<W>(cpu, op)?.zero_extend();
     *target(cpu, op) = u128::from(value);
@@ -59,7 +59,7 @@ impl<W: Lane> Extract<W> for LowPart {
 
 /// MASKMOVDQU: the bytes of operand 0 whose mask byte in operand 1 is negative, to DS:RDI.
 /// Without such a byte memory is not touched.
-pub fn store_masked(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_masked(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_sse()?;
     let value = cpu.fpu.xmm[usize::from(op.src & 15)];
     let chosen = maskmov_bytes(cpu.fpu.xmm[usize::from(op.third & 15)]);

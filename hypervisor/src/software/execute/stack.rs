@@ -8,13 +8,13 @@ use crate::software::op::{Op, Outcome, reg};
 use crate::software::width::Width;
 
 /// PUSH of a register, memory or immediate.
-pub fn push<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn push<W: Width, S: Operand>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = S::get::<W>(cpu, op)?;
     cpu.push(value)
 }
 
 /// POP to a register or memory; memory is addressed with the stack pointer already moved.
-pub fn pop<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn pop<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = cpu.peek::<W>(0)?;
     let before = cpu.regs[reg::RSP];
     cpu.drop_stack(W::BYTES);
@@ -26,13 +26,13 @@ pub fn pop<W: Width, D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// PUSH of a segment register, `op.third` its number.
-pub fn push_segment<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn push_segment<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let selector = u64::from(cpu.segments[usize::from(op.third)].selector);
     cpu.push(W::from_u64(selector))
 }
 
 /// POP of a segment register.
-pub fn pop_segment<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn pop_segment<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let selector = cpu.peek::<W>(0)?.zero_extend() as u16;
     let index = usize::from(op.third);
     // The width of the pop is that of the old stack segment.
@@ -53,7 +53,7 @@ pub fn pop_segment<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// PUSHA.
-pub fn push_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn push_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let before = cpu.regs[reg::RSP];
     for register in 0..8u8 {
         let value = if register == reg::RSP as u8 {
@@ -70,7 +70,7 @@ pub fn push_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// POPA: the saved stack pointer is skipped.
-pub fn pop_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn pop_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let mut values = [W::from_u64(0); 8];
     for (index, value) in values.iter_mut().enumerate() {
         *value = cpu.peek(index as u64 * W::BYTES)?;
@@ -85,13 +85,13 @@ pub fn pop_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// PUSHF.
-pub fn push_flags<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn push_flags<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let flags = cpu.rflags() & !(rflags::RF | rflags::VM);
     cpu.push(W::from_u64(flags))
 }
 
 /// POPF: what may change depends on the privilege level.
-pub fn pop_flags<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn pop_flags<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let value = cpu.peek::<W>(0)?.zero_extend();
     let mut allowed = rflags::WRITABLE & !rflags::RF;
     if cpu.mode != Mode::Real {
@@ -111,7 +111,7 @@ pub fn pop_flags<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// ENTER: frame size in the low 16 bits of the immediate, nesting level above them.
-pub fn enter<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn enter<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let (size, level) = (op.imm & 0xffff, (op.imm >> 16) % 32);
     let (old_top, old_frame) = (cpu.regs[reg::RSP], cpu.regs[reg::RBP]);
     let entered = enter_frames::<W>(cpu, size, level);
@@ -144,7 +144,7 @@ fn enter_frames<W: Width>(cpu: &mut Cpu, size: u64, level: u64) -> Outcome {
 }
 
 /// LEAVE.
-pub fn leave<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn leave<W: Width>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let frame = cpu.regs[reg::RBP];
     let linear = cpu.stack_linear(frame, W::BYTES, false)?;
     let value: W = cpu.load(linear)?;

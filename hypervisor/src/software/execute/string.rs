@@ -93,7 +93,7 @@ fn may_go_at_once(cpu: &Cpu, op: &Op) -> bool {
 }
 
 /// MOVS.
-pub fn movs<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn movs<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let at_once = may_go_at_once(cpu, op);
     repeated(cpu, op, |cpu| {
         if at_once {
@@ -133,7 +133,7 @@ fn move_stretch<W: Width>(cpu: &mut Cpu, op: &Op) {
 }
 
 /// STOS.
-pub fn stos<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn stos<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     let value = W::get(cpu, reg::RAX as u8);
     let bytes = value.to_bytes();
     let uniform = bytes[..W::BYTES as usize]
@@ -168,7 +168,7 @@ fn fill_stretch<W: Width>(cpu: &mut Cpu, byte: u8) {
 }
 
 /// LODS.
-pub fn lods<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn lods<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     repeated(cpu, op, |cpu| {
         let from = source::<W>(cpu, op)?;
         let value: W = cpu.load(from)?;
@@ -184,7 +184,7 @@ fn goes_on(cpu: &Cpu, op: &Op) -> bool {
 }
 
 /// SCAS.
-pub fn scas<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn scas<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     repeated(cpu, op, |cpu| {
         let at = target::<W>(cpu, op, false)?;
         let value: W = cpu.load(at)?;
@@ -196,7 +196,7 @@ pub fn scas<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// CMPS.
-pub fn cmps<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn cmps<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     repeated(cpu, op, |cpu| {
         let (from, at) = (source::<W>(cpu, op)?, target::<W>(cpu, op, false)?);
         let a: W = cpu.load(from)?;
@@ -209,7 +209,7 @@ pub fn cmps<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// INS: port DX to memory.
-pub fn ins<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn ins<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     repeated(cpu, op, |cpu| {
         let port = cpu.regs[reg::RDX] as u16;
         cpu.check_port(port, W::BYTES as u16)?;
@@ -223,7 +223,7 @@ pub fn ins<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// OUTS: memory to port DX.
-pub fn outs<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn outs<W: Width>(cpu: &mut Cpu, op: &Op) -> Outcome {
     repeated(cpu, op, |cpu| {
         let port = cpu.regs[reg::RDX] as u16;
         cpu.check_port(port, W::BYTES as u16)?;

@@ -8,7 +8,7 @@ use crate::software::op::{Op, Outcome, reg};
 use crate::state::Segment;
 
 /// SYSCALL.
-pub fn syscall(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn syscall(cpu: &mut Cpu, _: &Op) -> Outcome {
     if cpu.msrs.efer & efer::SCE == 0 || cpu.mode != Mode::Long {
         return Err(cpu.undefined());
     }
@@ -25,7 +25,7 @@ pub fn syscall(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// SYSRET; `WIDE` returns to 64-bit mode.
-pub fn sysret<const WIDE: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn sysret<const WIDE: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     if cpu.msrs.efer & efer::SCE == 0 || cpu.mode != Mode::Long {
         return Err(cpu.undefined());
     }
@@ -53,7 +53,7 @@ pub fn sysret<const WIDE: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// SYSENTER.
-pub fn sysenter(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn sysenter(cpu: &mut Cpu, _: &Op) -> Outcome {
     let selector = cpu.msrs.sysenter_cs as u16 & !3;
     if cpu.mode == Mode::Real || selector == 0 {
         return Err(cpu.general_protection(0));
@@ -75,7 +75,7 @@ pub fn sysenter(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// SYSEXIT; `WIDE` returns to 64-bit mode.
-pub fn sysexit<const WIDE: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn sysexit<const WIDE: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
     let base = cpu.msrs.sysenter_cs as u16 & !3;
     if cpu.mode == Mode::Real || base == 0 {
         return Err(cpu.general_protection(0));
@@ -101,7 +101,7 @@ pub fn sysexit<const WIDE: bool>(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// SWAPGS.
-pub fn swap_gs(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn swap_gs(cpu: &mut Cpu, _: &Op) -> Outcome {
     if cpu.mode != Mode::Long {
         return Err(cpu.undefined());
     }

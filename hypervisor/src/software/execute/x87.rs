@@ -58,7 +58,7 @@ pub trait OnRegisters {
 }
 
 /// Registers alone.
-pub fn registers<I: OnRegisters>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn registers<I: OnRegisters>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_waiting_x87()?;
     record(cpu, op);
     I::apply(&mut cpu.fpu.x87, index(op));
@@ -66,7 +66,7 @@ pub fn registers<I: OnRegisters>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// FCMOVcc: moves when condition `CODE` of the flags holds.
-pub fn conditional_move<const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn conditional_move<const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_waiting_x87()?;
     record(cpu, op);
     let met = cpu.flags.condition(CODE);
@@ -81,7 +81,7 @@ pub trait IntoFlags {
 }
 
 /// FCOMI and relatives: OF, SF and AF are cleared.
-pub fn compare<I: IntoFlags>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn compare<I: IntoFlags>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_waiting_x87()?;
     record(cpu, op);
     let CompareFlags {
@@ -154,7 +154,7 @@ pub trait Load<T> {
 }
 
 /// A memory source.
-pub fn load<T: InMemory, I: Load<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn load<T: InMemory, I: Load<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_waiting_x87()?;
     let linear = cpu.linear(op, T::SIZE as u64, false)?;
     let value = T::read(cpu, linear)?;
@@ -170,7 +170,7 @@ pub trait Store<T> {
 }
 
 /// A memory destination.
-pub fn store<T: InMemory, I: Store<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store<T: InMemory, I: Store<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_waiting_x87()?;
     let linear = cpu.linear(op, T::SIZE as u64, true)?;
     // A fault of memory comes before an exception that prevents the store.
@@ -188,7 +188,7 @@ pub fn store<T: InMemory, I: Store<T>>(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// FWAIT: #NM only when CR0.MP asks for it too.
-pub fn wait(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn wait(cpu: &mut Cpu, _: &Op) -> Outcome {
     let both = cr0::MP | cr0::TS;
     if cpu.cr0 & both == both {
         return Err(cpu.not_available());
@@ -197,33 +197,33 @@ pub fn wait(cpu: &mut Cpu, _: &Op) -> Outcome {
 }
 
 /// FNOP: waits, does nothing, and counts as an instruction for the pointers.
-pub fn no_operation(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn no_operation(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_waiting_x87()?;
     record(cpu, op);
     Ok(())
 }
 
 /// FNENI, FNDISI, FNSETPM: commands to processors of the past.
-pub fn forgotten(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn forgotten(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_x87()
 }
 
 /// FNINIT.
-pub fn initialise(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn initialise(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_x87()?;
     cpu.fpu.x87.fninit();
     Ok(())
 }
 
 /// FNCLEX.
-pub fn clear_exceptions(cpu: &mut Cpu, _: &Op) -> Outcome {
+pub extern "C" fn clear_exceptions(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_x87()?;
     cpu.fpu.x87.fnclex();
     Ok(())
 }
 
 /// FLDCW.
-pub fn load_control(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn load_control(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_waiting_x87()?;
     let control: u16 = cpu.load_operand(op)?;
     cpu.fpu.x87.fldcw(control);
@@ -231,21 +231,21 @@ pub fn load_control(cpu: &mut Cpu, op: &Op) -> Outcome {
 }
 
 /// FNSTCW.
-pub fn store_control(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_control(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_x87()?;
     let control = cpu.fpu.x87.fnstcw();
     cpu.store_operand(op, control)
 }
 
 /// FNSTSW to memory or AX.
-pub fn store_status<D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_status<D: Target>(cpu: &mut Cpu, op: &Op) -> Outcome {
     cpu.require_x87()?;
     let status = cpu.fpu.x87.fnstsw();
     D::put(cpu, op, status)
 }
 
 /// FNSTSW AX.
-pub fn store_status_in_ax(cpu: &mut Cpu, op: &Op) -> Outcome {
+pub extern "C" fn store_status_in_ax(cpu: &mut Cpu, op: &Op) -> Outcome {
     store_status::<R0>(cpu, op)
 }
 
@@ -267,7 +267,7 @@ fn image_size(format: EnvironmentFormat, registers: bool) -> usize {
 }
 
 /// FNSTENV, FNSAVE (`REGISTERS`); `WIDE` with 32-bit fields.
-pub fn store_environment<const REGISTERS: bool, const WIDE: bool>(
+pub extern "C" fn store_environment<const REGISTERS: bool, const WIDE: bool>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Outcome {
@@ -287,7 +287,7 @@ pub fn store_environment<const REGISTERS: bool, const WIDE: bool>(
 }
 
 /// FLDENV, FRSTOR (`REGISTERS`); `WIDE` with 32-bit fields.
-pub fn load_environment<const REGISTERS: bool, const WIDE: bool>(
+pub extern "C" fn load_environment<const REGISTERS: bool, const WIDE: bool>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Outcome {

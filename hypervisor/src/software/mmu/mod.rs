@@ -92,7 +92,8 @@ pub struct Mmu {
     host_base: u64,
     control: Control,
     context: Context,
-    tlb: Tlb,
+    /// Translations for data; translated code looks into them.
+    pub(super) tlb: Tlb,
     fetch: [FetchTlb; 2],
     /// Per page of memory: which 64-byte chunks hold decoded code.
     code: Vec<u64>,
@@ -116,6 +117,11 @@ impl Mmu {
             code: vec![0; pages],
             stale: Vec::new(),
         }
+    }
+
+    /// Host address of the fetch translations of user or supervisor code, for translated code.
+    pub fn fetch_table(&self, user: bool) -> u64 {
+        self.fetch[usize::from(user)].address()
     }
 
     /// The guest's memory.

@@ -18,7 +18,7 @@ pub const CODE: u64 = 8;
 pub const WATCHED: u64 = 16;
 
 /// Entries in each table; a power of two.
-const ENTRIES: usize = 1024;
+pub const ENTRIES: usize = 1024;
 /// Tables, one per [`Context`]; rounded up to a power of two so that an index needs no check.
 const TABLES: usize = 4;
 
@@ -33,8 +33,9 @@ pub enum Context {
     User = 2,
 }
 
-/// One translation.
+/// One translation. Translated code reads it too.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub struct Entry {
     /// Tag for reads.
     pub read: u64,
@@ -60,6 +61,8 @@ impl Entry {
 pub struct Tlb {
     entries: Box<[Entry; ENTRIES * TABLES]>,
     table: usize,
+    /// Host address of the chosen table, for translated code.
+    pub table_address: u64,
 }
 
 impl Default for Tlb {
@@ -71,8 +74,10 @@ impl Default for Tlb {
 impl Tlb {
     /// Empty tables.
     pub fn new() -> Self {
+        let entries = Box::new([Entry::NONE; ENTRIES * TABLES]);
         Self {
-            entries: Box::new([Entry::NONE; ENTRIES * TABLES]),
+            table_address: entries.as_ptr() as u64,
+            entries,
             table: 0,
         }
     }
@@ -80,6 +85,7 @@ impl Tlb {
     /// Chooses the table that [`Tlb::entry`] looks into.
     pub fn select(&mut self, context: Context) {
         self.table = context as usize * ENTRIES;
+        self.table_address = std::ptr::from_ref(&self.entries[self.table]) as u64;
     }
 
     #[inline(always)]
@@ -143,10 +149,25 @@ impl Tlb {
 /// Translations for instruction fetch: linear page to guest physical page.
 #[derive(Debug)]
 pub struct FetchTlb {
-    entries: Box<[(u64, u64); FETCH_ENTRIES]>,
+    entries: Box<[FetchEntry; FETCH_ENTRIES]>,
 }
 
-const FETCH_ENTRIES: usize = 256;
+/// One translation for instruction fetch. Translated code reads it too.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct FetchEntry {
+    /// Linear page, or [`EMPTY`].
+    pub tag: u64,
+    /// Guest physical page; bit 0 says that the translation is global.
+    pub gpa: u64,
+}
+
+impl FetchEntry {
+    const NONE: Self = Self { tag: EMPTY, gpa: 0 };
+}
+
+/// Entries for instruction fetch; a power of two.
+pub const FETCH_ENTRIES: usize = 256;
 
 impl Default for FetchTlb {
     fn default() -> Self {
@@ -158,27 +179,32 @@ impl FetchTlb {
     /// An empty table.
     pub fn new() -> Self {
         Self {
-            entries: Box::new([(EMPTY, 0); FETCH_ENTRIES]),
+            entries: Box::new([FetchEntry::NONE; FETCH_ENTRIES]),
         }
+    }
+
+    /// Host address of the table, for translated code.
+    pub fn address(&self) -> u64 {
+        self.entries.as_ptr() as u64
     }
 
     /// Guest physical page of the linear page `page`, if known.
     #[inline(always)]
     pub fn get(&self, page: u64) -> Option<u64> {
-        let (tag, gpa) = self.entries[(page >> 12) as usize % FETCH_ENTRIES];
-        (tag == page).then_some(gpa & !1)
+        let entry = &self.entries[(page >> 12) as usize % FETCH_ENTRIES];
+        (entry.tag == page).then_some(entry.gpa & !1)
     }
 
     /// Notes a translation; bit 0 of `gpa` says that it is global.
     pub fn set(&mut self, page: u64, gpa: u64) {
-        self.entries[(page >> 12) as usize % FETCH_ENTRIES] = (page, gpa);
+        self.entries[(page >> 12) as usize % FETCH_ENTRIES] = FetchEntry { tag: page, gpa };
     }
 
     /// Empties the table; with `keep_global`, global translations stay.
     pub fn flush(&mut self, keep_global: bool) {
         for entry in self.entries.iter_mut() {
-            if !keep_global || entry.1 & 1 == 0 {
-                *entry = (EMPTY, 0);
+            if !keep_global || entry.gpa & 1 == 0 {
+                *entry = FetchEntry::NONE;
             }
         }
     }
@@ -187,8 +213,8 @@ impl FetchTlb {
     pub fn flush_page(&mut self, linear: u64) {
         let page = linear & !PAGE_MASK;
         let entry = &mut self.entries[(page >> 12) as usize % FETCH_ENTRIES];
-        if entry.0 == page {
-            *entry = (EMPTY, 0);
+        if entry.tag == page {
+            *entry = FetchEntry::NONE;
         }
     }
 }
