@@ -200,6 +200,8 @@ pub enum FtEvent {
     Repaired {
         /// Pages that were shipped.
         pages: u64,
+        /// Sections that were shipped.
+        sections: u64,
     },
     /// The peer is suspected.
     Suspected {

@@ -240,7 +240,7 @@ fn a_full_disk_ends_the_recording_and_the_machine_goes_on() {
     };
     let mut primary = Primary::new("recorder".into(), pace, &machine, now);
     primary
-        .record(&mut machine, Box::new(FullAfter(900)), 5, 0, now)
+        .record(&mut machine, Box::new(FullAfter(1_200)), 5, 0, now)
         .unwrap();
     for _ in 0..400 {
         primary.drive(&mut machine, &mut Inbox::new(1), now);

@@ -191,10 +191,20 @@ impl Pair {
     /// # Errors
     /// When it cannot be protected.
     pub fn protect(&mut self, protection: &Protection) -> Result<(), HarnessError> {
+        let url = self.start_backup(protection.transport)?;
+        self.primary
+            .put("vm.ft-start", &self.start_body(protection, &url))
+    }
+
+    /// Starts a backup that waits for its primary; returns its address.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub fn start_backup(&mut self, transport: &str) -> Result<Value, HarnessError> {
         let name = format!("vmm-{}", self.started);
         self.started += 1;
         let backup = VmProcess::start_empty(&self.folder, &name)?;
-        let url = match protection.transport {
+        let url = match transport {
             "unix" => format!("unix:{}", self.folder.join(format!("{name}.ft")).display()),
             _ => "tcp:127.0.0.1:0".to_owned(),
         };
@@ -202,16 +212,20 @@ impl Pair {
         let receive = json!({"receiver_url": url, "config_overrides": {"serial": serial}});
         backup.put("vm.ft-receive", &receive)?;
         let status = backup.ft_status()?;
+        self.backup = Some(backup);
+        Ok(status["receiver_url"].clone())
+    }
+
+    /// The body of `vm.ft-start` for a backup at `url`.
+    pub fn start_body(&self, protection: &Protection, url: &Value) -> Value {
         let mut start = json!({
-            "destination_url": status["receiver_url"],
+            "destination_url": url,
             "fence": format!("file:{}", self.folder.join("fence").display()),
         });
         if let (Some(all), Some(given)) = (start.as_object_mut(), protection.start.as_object()) {
             all.extend(given.clone());
         }
-        self.primary.put("vm.ft-start", &start)?;
-        self.backup = Some(backup);
-        Ok(())
+        start
     }
 
     /// Kills the primary; the backup takes its place here too.

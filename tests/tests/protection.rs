@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -127,14 +127,16 @@ fn roles_are_swapped_protection_ends_and_a_backup_is_lost_without_harm() {
     assert_eq!(pair.primary.ft_status().unwrap()["role"], "primary");
     more_replies(&client, 10);
 
-    // A planned failover: the old primary is the backup now.
+    // A planned failover: the old primary is the backup now, and serves nobody.
     follow_backup(&pair, &client);
+    let mut witness = Line::connect(pair.primary.serial()).unwrap();
     pair.primary
         .put("vm.ft-failover", &json!({"planned": true}))
         .unwrap();
     let new = pair.backup.take().unwrap();
     wait_for(&new, "live", &json!(true));
     let old = std::mem::replace(&mut pair.primary, new);
+    assert_closed(&mut witness, &old);
     more_replies(&client, 20);
     let status = wait_for(&pair.primary, "role", &json!("primary"));
     assert_eq!(status["divergences"], 0);
@@ -181,10 +183,33 @@ fn a_primary_that_comes_back_finds_itself_fenced_and_says_no_more() {
     assert!(error.contains("was claimed by"), "{status}");
     assert_eq!(status["live"], false, "{status}");
     more_replies(&client, 20);
-    let heard = witness.receive();
-    assert!(heard.is_err(), "the old primary released {heard:?}");
+    let heard = assert_closed(&mut witness, &old);
+    assert!(heard.is_empty(), "the old primary released {heard:?}");
     assert_eq!(pair.primary.ft_status().unwrap()["live"], true);
     assert_eq!(client.finish().unwrap().lost, 0);
+}
+
+/// A side that is not live any more has closed its serial port: the connection ends at once, and
+/// there is nobody to connect to. Returns what came before the end.
+fn assert_closed(witness: &mut Line, old: &VmProcess) -> Vec<String> {
+    let begun = Instant::now();
+    let mut heard = Vec::new();
+    let end = loop {
+        match witness.receive() {
+            Ok(line) => heard.push(line),
+            Err(error) => break error,
+        }
+    };
+    // A read that waits for too long is an error too, of another kind.
+    let closed = matches!(
+        end.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+    );
+    assert!(closed, "the old connection is open: {end}");
+    assert!(begun.elapsed() < LIMIT, "it was closed late");
+    let refused = Line::connect(old.serial()).map(|_| ());
+    assert!(refused.is_err(), "somebody listens at the old place");
+    heard
 }
 
 fn receiver(backup: &VmProcess) -> Value {

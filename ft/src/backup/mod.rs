@@ -74,7 +74,7 @@ enum Item {
     Cloned(Vec<Section>, Box<Base>),
     /// An entry of the log, with its position.
     Entry(LogPosition, Entry),
-    /// What differs from the primary: batches of pages and the sections.
+    /// What differs from the primary: batches of pages, and sections.
     Repair(Vec<Vec<u8>>, Vec<Section>, Box<Base>),
     /// The primary wants this side to take over.
     Failover(LogPosition),
@@ -98,6 +98,8 @@ pub struct Backup {
     staged_sections: Option<Vec<Section>>,
     decoder: Option<EntryCoder>,
     replayer: Option<Replayer>,
+    /// The sections that were reported to the primary; a repair brings those that differ.
+    reported: Vec<Section>,
     gate: OutputGate,
     released: u64,
     received: LogPosition,
@@ -153,6 +155,7 @@ impl Backup {
             staged_sections: None,
             decoder: None,
             replayer: None,
+            reported: Vec::new(),
             gate: OutputGate::new(0),
             released: 0,
             received: LogPosition(0),

@@ -182,3 +182,25 @@ impl Backup {
             .send(&Message::Declined(error), self.generation, now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{ClockRate, ClockSync, SyncPoint};
+
+    #[test]
+    fn entries_of_a_guest_that_sleeps_for_long_do_not_wear_the_offset_away() {
+        let sync = ClockSync {
+            virtual_ns: 9_000_000,
+            rate: ClockRate::INITIAL,
+        };
+        let at = LogicalTime(700);
+        let coder = EntryCoder::new(at, SyncPoint { at, sync });
+        let mut offset = ClockOffset::default();
+        for seconds in 1..60 {
+            offset.sample(&coder, HostTime(0).plus_ms(seconds * 1_000));
+        }
+        let known = offset.current.max(offset.previous);
+        assert_eq!(known, Some(9_000_000 - 1_000_000_000));
+    }
+}

@@ -271,6 +271,7 @@ impl Backup {
             promotion.degraded |= true;
             return;
         }
+        self.reported.clone_from(&divergence.state.sections);
         self.link.send(
             &Message::Divergence(Box::new(divergence)),
             self.generation,
@@ -318,7 +319,8 @@ impl Backup {
                 return self.give_up(&text, now);
             }
         }
-        if let Err(error) = machine.restore(sections) {
+        let sections = replaced(std::mem::take(&mut self.reported), sections);
+        if let Err(error) = machine.restore(&sections) {
             return self.give_up(&format!("the machine refuses the repair: {error}"), now);
         }
         self.settle(machine, base);
@@ -349,4 +351,15 @@ impl Backup {
             promotion.drained.get_or_insert(now);
         }
     }
+}
+
+/// Sections with some replaced by others of the same names.
+fn replaced(mut sections: Vec<Section>, by: &[Section]) -> Vec<Section> {
+    for fresh in by {
+        match sections.iter_mut().find(|old| old.name == fresh.name) {
+            Some(old) => old.clone_from(fresh),
+            None => sections.push(fresh.clone()),
+        }
+    }
+    sections
 }

@@ -10,7 +10,7 @@
 use crate::codec::FieldWriter;
 use crate::link::Link;
 use crate::log::EntryCoder;
-use crate::machine::Machine;
+use crate::machine::{Machine, Section};
 use crate::primary::Primary;
 use crate::primary::protection::{OutgoingLog, Phase};
 use crate::protocol::{Base, Message};
@@ -108,7 +108,7 @@ impl Primary {
         for batch in rest.chunks(MAX_BATCH_PAGES) {
             send_pages(machine, batch, &mut protection.link, generation, now);
         }
-        send_sections(machine, &mut protection.link, generation, now);
+        send_sections(&machine.sections(), &mut protection.link, generation, now);
         let base = Base {
             epoch: Epoch(0),
             at: machine.now(),
@@ -156,14 +156,14 @@ pub(super) fn send_pages(
     link.send(&Message::Pages(payload.finish()), generation, now);
 }
 
-/// Sends the sections as they are now.
+/// Sends sections.
 pub(super) fn send_sections(
-    machine: &dyn Machine,
+    sections: &[Section],
     link: &mut Link,
     generation: Generation,
     now: HostTime,
 ) {
     let mut payload = FieldWriter::new();
-    write_sections(&mut payload, &machine.sections());
+    write_sections(&mut payload, sections);
     link.send(&Message::Sections(payload.finish()), generation, now);
 }

@@ -75,7 +75,7 @@ impl Primary {
                 Ok(())
             }
             (Message::Divergence(found), Phase::Protected | Phase::Draining) => {
-                self.on_divergence(machine, *found)
+                self.on_divergence(machine, *found, now)
             }
             // Protection is ending anyway.
             (Message::Divergence(_), Phase::Stopping) => Ok(()),

@@ -14,6 +14,7 @@ use crate::output::{Lease, OutputGate, ReleasePolicy};
 use crate::parameters::Parameters;
 use crate::primary::clone::LiveClone;
 use crate::primary::lag_control::LagControl;
+use crate::primary::repair::Repair;
 use crate::protocol::{Ack, Divergence, MachineFacts, Message};
 use crate::record::EndedEpoch;
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
@@ -84,7 +85,7 @@ pub(super) struct Protection {
     pub(super) unverified: VecDeque<(LogPosition, EndedEpoch)>,
     pub(super) epochs_verified: u64,
     pub(super) divergence: Option<(Divergence, DivergenceReport)>,
-    pub(super) repair_at: Option<(LogPosition, u64)>,
+    pub(super) repair_at: Option<Repair>,
     pub(super) released_told: u64,
     pub(super) released_at: HostTime,
     pub(super) lag: LatencyHistogram,

@@ -2,22 +2,32 @@
 //!
 //! The primary keeps its state digests of every epoch that is not verified. When the backup
 //! reports that epoch `e` ended differently there, the pages that may differ are those whose
-//! digests differ at `e`, and those that the primary has written since. They are shipped with the
-//! sections, as of now; the backup skips the log up to here and replays on.
+//! digests differ at `e`, and those that the primary has written since. They are shipped as of now,
+//! with the sections that are not what the backup has reported; the backup skips the log up to here
+//! and replays on.
 //!
 //! Until the backup has confirmed the repair, nothing leaves: it could not stand in for it.
 
 use std::collections::BTreeSet;
 
 use crate::divergence::{BackupState, DivergenceCause, DivergenceReport, differing_pages};
-use crate::machine::Machine;
+use crate::machine::{Machine, Section};
 use crate::primary::Primary;
 use crate::primary::clone::{send_pages, send_sections};
 use crate::primary::protection::Protection;
 use crate::protocol::{Base, Divergence, Message};
 use crate::snapshot::MAX_BATCH_PAGES;
 use crate::status::FtEvent;
-use crate::time::{HostTime, PageNumber};
+use crate::time::{HostTime, LogPosition, PageNumber};
+
+/// A repair that was shipped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repair {
+    /// The last log entry before it.
+    position: LogPosition,
+    pages: u64,
+    sections: u64,
+}
 
 impl Primary {
     /// The backup reports that it has diverged.
@@ -26,9 +36,12 @@ impl Primary {
     /// If the report is of an epoch that this side does not keep.
     pub(super) fn on_divergence(
         &mut self,
-        machine: &dyn Machine,
+        machine: &mut dyn Machine,
         divergence: Divergence,
+        now: HostTime,
     ) -> Result<(), String> {
+        // What was written up to now belongs to an epoch that is kept.
+        self.close_epoch(machine, now);
         let Some(protection) = self.protection.as_deref_mut() else {
             return Ok(());
         };
@@ -52,7 +65,6 @@ impl Primary {
         let Some((divergence, report)) = found else {
             return;
         };
-        self.close_epoch(machine, now);
         let generation = self.generation;
         let Some(protection) = self.protection.as_deref_mut() else {
             return;
@@ -63,7 +75,8 @@ impl Primary {
         for batch in pages.chunks(MAX_BATCH_PAGES) {
             send_pages(machine, batch, &mut protection.link, generation, now);
         }
-        send_sections(machine, &mut protection.link, generation, now);
+        let sections = differing_sections(machine, &divergence);
+        send_sections(&sections, &mut protection.link, generation, now);
         let position = protection.position();
         let base = Base {
             epoch: self.recorder.meter().epoch(),
@@ -77,7 +90,11 @@ impl Primary {
             .link
             .send(&Message::RepairState(Box::new(base)), generation, now);
         protection.unverified.clear();
-        protection.repair_at = Some((position, pages.len() as u64));
+        protection.repair_at = Some(Repair {
+            position,
+            pages: pages.len() as u64,
+            sections: sections.len() as u64,
+        });
     }
 
     /// Lets outputs go again once the backup has confirmed a repair.
@@ -85,16 +102,19 @@ impl Primary {
         let Some(protection) = self.protection.as_deref_mut() else {
             return;
         };
-        let Some((position, pages)) = protection.repair_at else {
+        let Some(repair) = protection.repair_at else {
             return;
         };
-        if protection.ack.verified < position || protection.divergence.is_some() {
+        if protection.ack.verified < repair.position || protection.divergence.is_some() {
             return;
         }
         protection.repair_at = None;
         self.gate.block(false);
         self.history.repairs += 1;
-        self.events.push(FtEvent::Repaired { pages });
+        let Repair {
+            pages, sections, ..
+        } = repair;
+        self.events.push(FtEvent::Repaired { pages, sections });
     }
 }
 
@@ -113,13 +133,9 @@ fn report(
     match (&cause, kept) {
         (DivergenceCause::Digest, Some((_, ended))) => {
             let state = &divergence.state;
-            Ok(DivergenceReport::compare(
-                machine,
-                place,
-                cause,
-                &ended.digest,
-                state,
-            ))
+            let mut report = DivergenceReport::compare(machine, place, cause, &ended.digest, state);
+            complete(&mut report, machine, protection);
+            Ok(report)
         }
         (DivergenceCause::Digest, None) => Err(format!(
             "a divergence in epoch {}, which is not open",
@@ -135,6 +151,29 @@ fn report(
             outputs: None,
         }),
     }
+}
+
+/// Gives pages that only the backup had written the digests that they have here, as far as this
+/// side has not written them since.
+fn complete(report: &mut DivergenceReport, machine: &dyn Machine, protection: &Protection) {
+    let later = |page: PageNumber| {
+        let mut epochs = protection.unverified.iter().map(|(_, ended)| ended);
+        epochs.any(|ended| ended.epoch > report.epoch && ended.digest.written.contains(&page))
+    };
+    for found in &mut report.pages {
+        let page = PageNumber(found.page);
+        if found.primary.is_some() || page.0 >= protection.facts.page_count || later(page) {
+            continue;
+        }
+        found.primary = Some(machine.page_digest(page)).filter(|ours| found.backup != Some(*ours));
+    }
+}
+
+/// Sections that are not what the backup has, as they are now.
+fn differing_sections(machine: &dyn Machine, divergence: &Divergence) -> Vec<Section> {
+    let mut sections = machine.sections();
+    sections.retain(|section| !divergence.state.sections.contains(section));
+    sections
 }
 
 /// Pages in which the backup may differ from the primary as it is now, ascending.

@@ -25,4 +25,4 @@ pub use hello::{Hello, HelloAck, MachineFacts, Refusal};
 pub use message::{Ack, Base, Divergence, Message, StopReason};
 
 /// Version of the protocol; both sides must have the same.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;

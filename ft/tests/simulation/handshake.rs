@@ -6,6 +6,7 @@ use ft::inbox::Inbox;
 use ft::machine::Machine;
 use ft::parameters::Parameters;
 use ft::primary::StartError;
+use ft::protocol::{FrameEncoder, Hello, MachineFacts, Message, PROTOCOL_VERSION};
 use ft::record::Pace;
 use ft::replica::Replica;
 use ft::status::{End, FtEvent, Next};
@@ -222,4 +223,51 @@ fn a_start_keeps_the_generation_that_this_side_has_claimed_and_raises_anothers()
         Generation(2),
         "claimed by another side before"
     );
+}
+
+/// Opens a backup with what `change` makes of a primary's greeting; what the backup ends with.
+fn open_with(change: impl FnOnce(&mut Hello)) -> String {
+    let machine = Toy::new(3);
+    let mut hello = Hello {
+        version: PROTOCOL_VERSION,
+        facts: MachineFacts::of(&machine),
+        generation: Generation(1),
+        parameters: Parameters::default(),
+        config: Vec::new(),
+    };
+    change(&mut hello);
+    let (kind, payload) = Message::Hello(Box::new(hello)).encode();
+    let (mut encoder, mut bytes) = (FrameEncoder::default(), Vec::new());
+    let sealed = encoder.encode(kind, Generation(1), &payload, &mut bytes);
+    sealed.expect("a greeting fits into a frame");
+    let now = HostTime(0);
+    let mut backup = Replica::backup("two".into(), Pace::default(), now);
+    backup.on_bytes(&bytes, now);
+    let refused = backup.accept(&machine, Box::new(NoFence), now);
+    assert!(refused.is_err());
+    let Some(End::Failed(text)) = backup.end().cloned() else {
+        panic!("{:?}", backup.end())
+    };
+    assert!(!backup.wants_link());
+    let told = backup.poll_transmit(4096).expect("the peer is told");
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(told.contains(text.as_str()), "{told}");
+    text
+}
+
+#[test]
+fn another_protocol_version_is_refused_with_both_values() {
+    let other = PROTOCOL_VERSION + 7;
+    let text = open_with(|hello| hello.version = other);
+    let expected = format!(
+        "protocol version does not match: the peer has {other}, this side has {PROTOCOL_VERSION}"
+    );
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn another_memory_size_is_refused_with_both_values() {
+    let text = open_with(|hello| hello.facts.page_count = 99);
+    let expected = "memory size in pages does not match: the peer has 99, this side has 12";
+    assert_eq!(text, expected);
 }

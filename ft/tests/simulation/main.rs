@@ -3,6 +3,7 @@
 #[allow(dead_code)]
 mod sim;
 
+mod clone;
 mod handshake;
 mod scenarios;
 mod seeds;

@@ -360,3 +360,99 @@ fn a_guest_that_is_paused_stays_protected() {
     assert_eq!(summary.states, ["protected", "replaying"]);
     assert_eq!(summary.divergences, 0);
 }
+
+#[test]
+fn a_primary_that_wakes_with_old_acknowledgements_puts_out_nothing() {
+    // They came before it was stopped for good, the end of the connection did not: only the age of
+    // what they acknowledge tells that they are void.
+    for step in 0..40 {
+        let stop = LATER + step * MS / 8;
+        for blocked in [MS / 4, MS, 2 * MS, 3 * MS] {
+            let faults = vec![
+                (stop, Fault::Pause(Victim::Primary, 100 * MS)),
+                (stop + blocked, Fault::Block(Way::Back, 160 * MS)),
+            ];
+            let mut scenario = Scenario::plain(faults);
+            scenario.request_every = MS;
+            scenario.latency_ns = 200_000;
+            let summary = live(scenario);
+            assert_eq!(
+                (summary.promotions, summary.fenced),
+                (1, 1),
+                "{stop}: {summary:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_planned_failover_waits_for_outputs_that_the_lease_holds_back() {
+    // The acknowledgements of everything come at once, too late for the lease; whoever is primary
+    // then is killed at each moment of what follows.
+    for step in 0..80 {
+        let faults = vec![
+            (LATER, Fault::Block(Way::Back, 35 * MS)),
+            (LATER + 8 * MS, Fault::Failover),
+            (
+                LATER + 35 * MS + step * MS / 8,
+                Fault::Kill(Victim::Primary),
+            ),
+        ];
+        let mut scenario = Scenario::plain(faults);
+        scenario.request_every = MS;
+        scenario.latency_ns = MS;
+        let summary = live(scenario);
+        assert!(!summary.lost, "{step}: {summary:?}");
+    }
+}
+
+#[test]
+fn a_backup_that_goes_live_shows_the_time_that_has_passed() {
+    for latency_ns in [50_000, 500_000, 2 * MS] {
+        for step in 0..20 {
+            let kill = (LATER + step * MS / 2, Fault::Kill(Victim::Primary));
+            let summary = live(Scenario {
+                busy: 40,
+                latency_ns,
+                ..Scenario::plain(vec![kill])
+            });
+            // A guest that sleeps shows the time of its last tick, four milliseconds ago at most.
+            let error_ms = summary.clock_error_ms;
+            assert_eq!(summary.promotions, 1, "{summary:?}");
+            assert!((-8..=1).contains(&error_ms), "{error_ms} ms: {summary:?}");
+        }
+    }
+}
+
+#[test]
+fn a_degraded_backup_takes_the_inputs_that_its_log_still_holds() {
+    for step in 0..60 {
+        let damage = LATER + step * MS / 8;
+        let faults = vec![
+            (damage, Fault::Slow(6)),
+            (damage + 4 * MS, Fault::FlipRegister),
+            (damage + 8 * MS, Fault::Kill(Victim::Primary)),
+        ];
+        let mut scenario = Scenario::plain(faults);
+        scenario.request_every = MS / 2;
+        scenario.busy = 10;
+        assert_eq!(live(scenario).promotions, 1);
+    }
+}
+
+#[test]
+fn entries_that_came_late_do_not_set_the_clock_of_a_backup_that_goes_live() {
+    for gap in [2 * MS, 10 * MS, 40 * MS] {
+        let faults = vec![
+            (LATER, Fault::Block(Way::Forth, 30 * MS)),
+            (LATER + gap, Fault::Kill(Victim::Primary)),
+        ];
+        let summary = live(Scenario {
+            busy: 40,
+            ..Scenario::plain(faults)
+        });
+        let error_ms = summary.clock_error_ms;
+        assert_eq!(summary.promotions, 1, "{summary:?}");
+        assert!((-8..=1).contains(&error_ms), "{error_ms} ms: {summary:?}");
+    }
+}

@@ -1,7 +1,8 @@
 //! A simulated host: one side of the machine, its clock, its loop and what may happen to it.
 
-use ft::event::Output;
+use ft::event::{Input, Output};
 use ft::inbox::Inbox;
+use ft::log::Event;
 use ft::machine::Machine;
 use ft::record::Pace;
 use ft::replica::Replica;
@@ -9,6 +10,7 @@ use ft::status::{FtEvent, FtStatus, Next};
 use ft::time::HostTime;
 
 use super::fence::FenceStore;
+use super::tap::Tap;
 use super::toy::Toy;
 use super::wire::{Arrival, Way, Wire};
 
@@ -38,8 +40,12 @@ pub struct Host {
     pub slowness: u64,
     /// Its state was damaged; the repairs it had seen then.
     pub tainted: Option<u64>,
+    /// What it did that no host may.
+    pub wrong: Option<String>,
     /// Everything that it reported.
     pub events: Vec<FtEvent>,
+    heard: Tap,
+    said: Tap,
     clock_offset: u64,
     next_round: u64,
     finishing: Option<(u64, Next)>,
@@ -87,7 +93,10 @@ impl Host {
             paused_until: 0,
             slowness: 1,
             tainted: None,
+            wrong: None,
             events: Vec::new(),
+            heard: Tap::default(),
+            said: Tap::default(),
             clock_offset: clock_offset(index),
             next_round: now,
             finishing: None,
@@ -148,7 +157,12 @@ impl Host {
         if let Some((wire, way)) = self.wire {
             while let Some(arrival) = wires[wire].receive(way.other(), now) {
                 match arrival {
-                    Arrival::Bytes(bytes) => self.replica.on_bytes(&bytes, time),
+                    Arrival::Bytes(bytes) => {
+                        if !self.is_turning() {
+                            self.heard.hear(&bytes);
+                        }
+                        self.replica.on_bytes(&bytes, time);
+                    }
                     Arrival::Closed => self.replica.on_link_closed(),
                 }
             }
@@ -159,10 +173,14 @@ impl Host {
             let _refused = self.replica.accept(&self.machine, fence, time);
         }
         let before = self.machine.now();
+        let was_live = self.replica.is_live();
         let next = match self.replica.state() {
             "listening" | "handshake" if !self.replica.is_live() => self.replica.tick(time),
             _ => self.replica.drive(&mut self.machine, &mut self.inbox, time),
         };
+        if !was_live && self.replica.is_live() {
+            self.check_inputs();
+        }
         // A restored machine has not executed what it jumped over.
         let executed = self.machine.now().since(before).min(MOST_EXECUTED);
         let cost = ROUND_NS + executed * self.ns_per_instruction * self.slowness;
@@ -173,8 +191,10 @@ impl Host {
     fn finish_round(&mut self, wires: &mut [Wire], next: Next, now: u64) -> Round {
         if let Some((wire, way)) = self.wire {
             while let Some(bytes) = self.replica.poll_transmit(1 << 16) {
+                self.said.hear(&bytes);
                 wires[wire].send(way, bytes, now);
             }
+            self.check_promises();
             if !self.replica.wants_link() && !matches!(self.replica.state(), "listening") {
                 wires[wire].close_way(way, now);
                 self.wire = None;
@@ -192,6 +212,49 @@ impl Host {
             }
         };
         Round { outputs }
+    }
+
+    /// Connects it.
+    pub fn connect(&mut self, wire: usize, way: Way) {
+        self.wire = Some((wire, way));
+        (self.heard, self.said) = (Tap::default(), Tap::default());
+    }
+
+    /// Whether it takes over, or has ended: it does not listen to its peer any more.
+    fn is_turning(&self) -> bool {
+        let state = self.replica.state();
+        self.replica.end().is_some() || matches!(state, "fencing" | "draining" | "going live")
+    }
+
+    /// A backup that goes live has given its machine every input that it was sent, even if it has
+    /// to leave the log.
+    fn check_inputs(&mut self) {
+        let mut taken: Vec<&[u8]> = Vec::new();
+        for entry in self.machine.history() {
+            if let Event::Input(Input::Device { payload, .. }) = &entry.event {
+                taken.push(payload);
+            }
+        }
+        let count = |list: &mut dyn Iterator<Item = &[u8]>, input: &[u8]| {
+            list.filter(|other| *other == input).count()
+        };
+        let lost = self.heard.inputs.iter().find(|input| {
+            let heard = count(&mut self.heard.inputs.iter().map(Vec::as_slice), input);
+            heard > count(&mut taken.iter().copied(), input)
+        });
+        if let Some(input) = lost {
+            let name = &self.name;
+            self.wrong = Some(format!("{name} went live and had lost input {input:?}"));
+        }
+    }
+
+    /// A backup that is not what its primary is promises nothing.
+    fn check_promises(&mut self) {
+        if self.replica.state() != "diverged" {
+            self.said.repaired();
+        } else if self.said.unfounded > 0 {
+            self.wrong = Some(format!("{} has diverged and acknowledges", self.name));
+        }
     }
 
     /// The host dies: nothing that was not handed on leaves.

@@ -7,6 +7,7 @@ pub mod judge;
 pub mod random;
 pub mod runner;
 pub mod scenario;
+pub mod tap;
 pub mod toy;
 pub mod wire;
 pub mod world;

@@ -202,6 +202,9 @@ impl Life {
         {
             host.tainted = None;
         }
+        if let Some(wrong) = host.wrong.take() {
+            return Err(wrong);
+        }
         let Some(round) = round else { return Ok(()) };
         let repairing = was_repairing && host.replica.state() == "repairing";
         if repairing && !round.outputs.is_empty() {
@@ -283,11 +286,11 @@ impl Life {
         }
         let wire = self.wires.len();
         self.wires.push(Wire::new(self.scenario.latency_ns));
-        host.wire = Some((wire, Way::Forth));
+        host.connect(wire, Way::Forth);
         let count = self.hosts.len();
         let (busy, speed) = (self.scenario.busy, self.scenario.ns_per_instruction);
         let mut backup = Host::backup(count, busy, speed, now);
-        backup.wire = Some((wire, Way::Back));
+        backup.connect(wire, Way::Back);
         self.hosts.push(backup);
     }
 

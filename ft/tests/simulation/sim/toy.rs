@@ -49,6 +49,20 @@ struct Core {
     chain: u64,
 }
 
+/// Memory as it comes from the shop: the first third, which is written all the time, is empty; the
+/// rest is only read, like a kernel's text.
+fn initial_memory() -> Vec<u64> {
+    let words = PAGES * PAGE_SIZE as u64 / 8;
+    let word = |index| {
+        if index < words / 3 {
+            0
+        } else {
+            mix(index * 8 / PAGE_SIZE as u64)
+        }
+    };
+    (0..words).map(word).collect()
+}
+
 /// A deterministic machine small enough to simulate thousands of lives.
 #[derive(Clone, Debug)]
 pub struct Toy {
@@ -85,7 +99,7 @@ impl Toy {
             point: SyncPoint::start(),
             requests: VecDeque::new(),
             history: Vec::new(),
-            memory: vec![0; PAGES as usize * PAGE_SIZE / 8],
+            memory: initial_memory(),
             dirty: BTreeSet::new(),
             pending: Vec::new(),
             timer_at: 0,

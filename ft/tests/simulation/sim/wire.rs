@@ -34,7 +34,8 @@ pub enum Arrival {
 #[derive(Debug, Default)]
 struct Lane {
     waiting: VecDeque<(u64, Arrival)>,
-    blocked: bool,
+    /// Nothing has arrived since.
+    blocked: Option<u64>,
     closed: bool,
     damage: Option<(Damage, u64)>,
 }
@@ -94,7 +95,8 @@ impl Wire {
     /// Takes what has arrived by `now`.
     pub fn receive(&mut self, way: Way, now: u64) -> Option<Arrival> {
         let lane = self.lane(way);
-        if lane.blocked || lane.waiting.front().is_none_or(|(at, _)| *at > now) {
+        let until = lane.blocked.map_or(now, |since| since.min(now));
+        if lane.waiting.front().is_none_or(|(at, _)| *at > until) {
             return None;
         }
         lane.waiting.pop_front().map(|(_, arrival)| arrival)
@@ -103,10 +105,8 @@ impl Wire {
     /// When the next thing arrives.
     pub fn next_arrival(&self, way: Way) -> Option<u64> {
         let lane = &self.lanes[way as usize];
-        if lane.blocked {
-            return None;
-        }
-        lane.waiting.front().map(|(at, _)| *at)
+        let first = lane.waiting.front().map(|(at, _)| *at);
+        first.filter(|at| lane.blocked.is_none_or(|since| *at <= since))
     }
 
     /// Closes one direction: what is under way still arrives, then its end.
@@ -125,12 +125,14 @@ impl Wire {
         self.close_way(Way::Back, now);
     }
 
-    /// Holds everything that goes one way, or lets it go on.
+    /// Holds everything that goes one way and has not arrived yet, or lets it go on.
     pub fn block(&mut self, way: Way, blocked: bool, now: u64) {
         let lane = self.lane(way);
-        lane.blocked = blocked;
-        for (at, _) in &mut lane.waiting {
-            *at = (*at).max(now);
+        if blocked {
+            lane.blocked.get_or_insert(now);
+        } else if let Some(since) = lane.blocked.take() {
+            let held = lane.waiting.iter_mut().filter(|(at, _)| *at > since);
+            held.for_each(|(at, _)| *at = (*at).max(now));
         }
     }
 
