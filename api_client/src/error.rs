@@ -101,7 +101,9 @@ pub struct Message {
 }
 
 impl Message {
-    fn chain(texts: Vec<String>) -> Option<Self> {
+    /// Messages as a chain, outermost first; none of none.
+    #[must_use]
+    pub fn chain(texts: Vec<String>) -> Option<Self> {
         texts.into_iter().rev().fold(None, |cause, text| {
             Some(Self {
                 text,

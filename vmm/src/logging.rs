@@ -4,11 +4,22 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use log::{LevelFilter, Log, Metadata, Record};
+
+/// The log's file cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot create the log file {path}", path = path.display())]
+pub struct LogFileError {
+    /// Its path.
+    pub path: PathBuf,
+    /// What the host said.
+    #[source]
+    pub source: std::io::Error,
+}
 
 struct Logger {
     start: Instant,
@@ -49,9 +60,13 @@ impl Log for Logger {
 ///
 /// # Errors
 /// When the file cannot be made.
-pub fn start(start: Instant, verbosity: u8, file: Option<&Path>) -> std::io::Result<()> {
+pub fn start(start: Instant, verbosity: u8, file: Option<&Path>) -> Result<(), LogFileError> {
+    let failed = |path: &Path, source| LogFileError {
+        path: path.to_owned(),
+        source,
+    };
     let output: Box<dyn Write + Send> = match file {
-        Some(path) => Box::new(File::create(path)?),
+        Some(path) => Box::new(File::create(path).map_err(|source| failed(path, source))?),
         None => Box::new(std::io::stderr()),
     };
     let level = match verbosity {

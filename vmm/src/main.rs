@@ -2,6 +2,7 @@
 //! the end.
 
 use std::fs::File;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use hypervisor::software::SoftwareHypervisor;
 use vmm::api::{ApiServer, ApiSocket};
 use vmm::cli::{CommandLine, Mode, VERSION, report_failure};
 use vmm::config::{Endpoint, inherited};
-use vmm::control::{Control, Notice, Setting};
+use vmm::control::{BootError, Control, Notice, Setting};
 use vmm::event_monitor::EventMonitor;
 use vmm::{logging, offline, signals};
 
@@ -27,6 +28,7 @@ struct NoKvm;
 
 fn main() -> ExitCode {
     let start = Instant::now();
+    die_of_any_panic();
     let line = match CommandLine::parse(std::env::args_os()) {
         Ok(line) => line,
         Err(error) => return error.report(),
@@ -37,6 +39,19 @@ fn main() -> ExitCode {
     match run(start, line) {
         Ok(code) => code,
         Err(error) => report_failure(error.as_ref()),
+    }
+}
+
+/// A process that goes on without one of its threads would not fail over. Where a panic does not
+/// abort by itself, because the build shares its libraries with tests, a hook sees to it.
+fn die_of_any_panic() {
+    #[cfg(panic = "unwind")]
+    {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            tell(panic);
+            std::process::abort();
+        }));
     }
 }
 
@@ -136,7 +151,8 @@ fn serve(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
     let code = match line.mode {
         Mode::Boot { config, record, .. } => {
             let booted = boot(&control, *config, record.as_deref());
-            booted.map(|()| wait(&control, &noticed, line.no_shutdown))
+            let waited = booted.map(|()| wait(&control, &noticed, line.no_shutdown));
+            waited.map_err(Failure::from)
         }
         _ => Ok(wait(&control, &noticed, true)),
     };
@@ -149,11 +165,7 @@ fn serve(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
     code
 }
 
-fn boot(
-    control: &Control,
-    config: VmConfig,
-    record: Option<&std::path::Path>,
-) -> Result<(), Failure> {
+fn boot(control: &Control, config: VmConfig, record: Option<&Path>) -> Result<(), BootError> {
     let sink = record.map(offline::create).transpose()?;
     control.create(config)?;
     control.boot(sink)?;

@@ -4,12 +4,13 @@
 //! socket ─▶ server ─▶ connection ─▶ http ─▶ route ─▶ Requests::handle ─▶ response ─▶ socket
 //!           accept,    one thread    bytes   path,     the monitor        head, body
 //!           limits     per client    to a    method,
-//!                                    request body
+//!                                    request body (read by `body`)
 //! ```
 //!
 //! Nothing here knows what a VM is: the monitor implements [`Requests`]. `state` has the rules that
 //! say which call is allowed when.
 
+mod body;
 mod connection;
 mod error;
 mod http;

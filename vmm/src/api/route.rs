@@ -13,6 +13,7 @@ use api_client::types::requests::{
 };
 use serde::de::DeserializeOwned;
 
+use super::body::read as json;
 use super::http::{HttpRequest, Method};
 use super::state::Call;
 use super::{ApiError, Request};
@@ -209,11 +210,6 @@ fn required_body(http: &HttpRequest) -> Result<&[u8], ApiError> {
     } else {
         Ok(&http.body)
     }
-}
-
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body)
-        .map_err(|error| ApiError::plain(400, ["Failed to deserialize JSON", &error.to_string()]))
 }
 
 fn no_fds<T: DeserializeOwned>(body: &[u8]) -> Result<usize, ApiError> {

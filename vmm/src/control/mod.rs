@@ -9,6 +9,7 @@
 //! whatever the machine's thread must answer is asked without it, since that thread reports
 //! events under the same lock.
 
+mod counters;
 mod error;
 mod protect;
 mod receive;
@@ -29,7 +30,7 @@ use crate::loader::Payload;
 use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
 use crate::vm::{HostSide, Mailbox, Message, Start, VmEvent, VmHandle, VmStatus};
 
-pub use error::{ControlError, causes};
+pub use error::{BootError, ControlError, causes};
 pub use receive::Receiving;
 
 /// Takes events for whoever monitors: source, name, properties.
@@ -421,15 +422,6 @@ impl Control {
             memory_actual_size,
             device_tree: None,
         })
-    }
-
-    /// `vm.counters`: no device of this machine counts yet.
-    ///
-    /// # Errors
-    /// When the VM is not running.
-    pub fn counters(&self) -> Result<serde_json::Value, ControlError> {
-        self.handle("The VM counters are not available")?;
-        Ok(serde_json::json!({}))
     }
 
     /// What the machine's thread reports.

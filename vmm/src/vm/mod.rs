@@ -129,6 +129,19 @@ pub struct VmStatus {
     pub virtual_ns: u64,
     /// Backend.
     pub hypervisor: &'static str,
+    /// What went through the serial port here.
+    pub serial: SerialCounters,
+}
+
+/// Bytes of the serial port, counted while the machine executes for real here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SerialCounters {
+    /// Handed to the guest.
+    pub received_bytes: u64,
+    /// Arrived, and were dropped because too many waited.
+    pub dropped_bytes: u64,
+    /// Sent by the guest and let out.
+    pub sent_bytes: u64,
 }
 
 /// The handle of a machine's thread.

@@ -14,7 +14,8 @@ use ft::time::HostTime;
 
 use super::mailbox::{Mailbox, Message};
 use super::{
-    Builder, Command, Connection, HostSide, Listener, Protect, Start, VmError, VmEvent, VmStatus,
+    Builder, Command, Connection, HostSide, Listener, Protect, SerialCounters, Start, VmError,
+    VmEvent, VmStatus,
 };
 use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
 
@@ -37,6 +38,7 @@ pub(super) struct VmThread {
     inbox: Inbox,
     /// Serial input that the port has no room for yet.
     serial: std::collections::VecDeque<u8>,
+    serial_counters: SerialCounters,
     connection: Option<Connection>,
     host: Box<dyn HostSide>,
     listener: Listener,
@@ -77,6 +79,7 @@ impl VmThread {
             builder,
             inbox: Inbox::new(SERIAL_CHUNK * 2),
             serial: std::collections::VecDeque::new(),
+            serial_counters: SerialCounters::default(),
             connection: None,
             host,
             listener,
@@ -197,6 +200,7 @@ impl VmThread {
                 let room = SERIAL_BACKLOG.saturating_sub(self.serial.len());
                 if bytes.len() > room {
                     log::warn!("serial input: {} bytes dropped", bytes.len() - room);
+                    self.serial_counters.dropped_bytes += (bytes.len() - room) as u64;
                 }
                 self.serial.extend(bytes.into_iter().take(room));
             }
@@ -243,6 +247,7 @@ impl VmThread {
                 payload,
             });
             assert!(offered.is_ok(), "an empty inbox takes one chunk");
+            self.serial_counters.received_bytes += count as u64;
         }
     }
 
@@ -294,6 +299,9 @@ impl VmThread {
         self.was_live = live;
         let now = self.now();
         for output in self.replica.take_released(now) {
+            if output.device == SERIAL {
+                self.serial_counters.sent_bytes += output.payload.len() as u64;
+            }
             self.host.output(&output);
         }
     }
@@ -395,6 +403,7 @@ impl VmThread {
             logical_time: machine.map_or(0, |machine| machine.now().0),
             virtual_ns: machine.map_or(0, Machine::virtual_ns),
             hypervisor: machine.map_or("none", VirtualMachine::hypervisor_name),
+            serial: self.serial_counters,
         }
     }
 }
