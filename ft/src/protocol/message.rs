@@ -371,6 +371,7 @@ mod tests {
     use super::*;
     use crate::machine::Section;
     use crate::parameters::Parameters;
+    use crate::protocol::PROTOCOL_VERSION;
     use crate::protocol::hello::MachineFacts;
     use crate::time::Generation;
 
@@ -443,9 +444,9 @@ mod tests {
             },
         };
         let messages = [
-            hello(1),
+            hello(PROTOCOL_VERSION),
             Message::HelloAck(HelloAck {
-                version: 1,
+                version: PROTOCOL_VERSION,
                 facts: facts(),
             }),
             Message::Pages(vec![1, 2, 3]),
@@ -473,7 +474,9 @@ mod tests {
     #[test]
     fn another_version_is_refused_with_both_values() {
         let error = decoded(&hello(7)).unwrap_err().to_string();
-        let expected = "protocol version does not match: the peer has 7, this side has 1";
+        let expected = format!(
+            "protocol version does not match: the peer has 7, this side has {PROTOCOL_VERSION}"
+        );
         assert_eq!(error, expected);
     }
 
