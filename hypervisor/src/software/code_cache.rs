@@ -96,6 +96,9 @@ pub struct Block {
     fast_len: u16,
     /// Whether nothing but RIP decides what follows it: no change of mode or rights.
     pub is_near: bool,
+    /// Guest physical address of the second page of a block that crosses into one. Such a block is
+    /// one instruction, is never translated, and has that page looked up each time it runs.
+    pub second: Option<u64>,
     /// How often it was interpreted, up to a bound.
     pub heat: u8,
     /// What followed it last: by falling through, and by branching.
@@ -135,6 +138,8 @@ pub struct NewBlock {
     pub fused: Option<Op>,
     /// Whether nothing but RIP decides what follows it.
     pub is_near: bool,
+    /// Guest physical address of the second page of a block that crosses into one.
+    pub second: Option<u64>,
     /// The pages of memory that hold its bytes.
     pub pages: Vec<CodePage>,
 }
@@ -268,6 +273,7 @@ impl CodeCache {
             len,
             fast_len: len - u16::from(new.fused.is_some()),
             is_near: new.is_near,
+            second: new.second,
             heat: 0,
             links: [BlockId::NONE; 2],
             code: 0,
@@ -278,6 +284,11 @@ impl CodeCache {
         places.rotate_right(1);
         places[0] = Place { tag, id };
         id
+    }
+
+    /// Drops one block, which is not translated.
+    pub fn drop_block(&mut self, id: BlockId) {
+        self.blocks[id.0 as usize].key = Key::NONE;
     }
 
     /// Drops every block with bytes in `page`, and tells `dropped` of each that was translated.

@@ -59,6 +59,17 @@ impl Cpu {
         }
     }
 
+    /// Guest physical address of the page behind the one with the next instruction, on whose
+    /// first bytes that instruction ends. A fault is noted as a handler's is.
+    pub(super) fn fetch_second_page(&mut self) -> Result<u64, Stop> {
+        let next_page = (self.linear_rip() | (PAGE_SIZE - 1)).wrapping_add(1);
+        let next_page = match self.mode {
+            Mode::Long => next_page,
+            _ => next_page & 0xffff_ffff,
+        };
+        self.fetch_address(next_page)
+    }
+
     /// Reads instruction bytes up to the end of the page at `gpa`.
     fn fetch_bytes(&self, gpa: u64, most: usize) -> Vec<u8> {
         let room = (PAGE_SIZE - gpa % PAGE_SIZE) as usize;
@@ -83,8 +94,7 @@ impl Cpu {
         if let Some(decoded) = decode::decode(&bytes, rip, mode) {
             return Ok((decoded, None));
         }
-        let next_page = self.linear_rip().wrapping_add(bytes.len() as u64);
-        let second = self.fetch_address(next_page)?;
+        let second = self.fetch_second_page()?;
         let rest = MAX_INSTRUCTION - bytes.len();
         bytes.extend(self.fetch_bytes(second, rest));
         let decoded = decode::decode(&bytes, rip, mode)
@@ -102,12 +112,15 @@ impl Cpu {
             ops: Vec::with_capacity(16),
             fused: None,
             is_near: true,
+            second: None,
             pages: Vec::new(),
         };
         let mut at = 0usize;
+        // Bytes that decided the decoding: more than `at` behind what is no instruction.
+        let mut noted = 0usize;
         while block.ops.len() < MOST_OPS {
             let rip = key.rip.wrapping_add(at as u64);
-            let Some(Decoded { mut op, flow }) = decode::decode(&bytes[at..], rip, self.mode)
+            let Some(Decoded { mut op, flow, seen }) = decode::decode(&bytes[at..], rip, self.mode)
             else {
                 break;
             };
@@ -115,6 +128,7 @@ impl Cpu {
                 break;
             }
             op.offset = at as u16;
+            noted = at + usize::from(seen);
             at += usize::from(op.len);
             if let Some(before) = block.ops.last() {
                 block.fused = fuse(before, &op, key.rip.wrapping_add(at as u64));
@@ -126,15 +140,18 @@ impl Cpu {
             }
         }
         if block.ops.is_empty() {
-            let (Decoded { op, flow }, second) = self.decode_one(key.gpa())?;
+            let (Decoded { op, flow, seen }, second) = self.decode_one(key.gpa())?;
             block.is_near = matches!(flow, Flow::Next | Flow::Branch);
+            block.second = second;
             at = usize::from(op.len);
+            noted = usize::from(seen);
             block.ops.push(op);
             if let Some(second) = second {
-                self.note_code(second, (at - bytes.len()) as u64, &mut block.pages);
+                let there = noted.saturating_sub(bytes.len()).max(1);
+                self.note_code(second, there as u64, &mut block.pages);
             }
         }
-        self.note_code(key.gpa(), at.min(bytes.len()) as u64, &mut block.pages);
+        self.note_code(key.gpa(), noted.min(bytes.len()) as u64, &mut block.pages);
         block.next_rip = self.wrap_rip(key.rip.wrapping_add(at as u64));
         Ok(block)
     }

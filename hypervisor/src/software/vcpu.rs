@@ -304,7 +304,12 @@ impl SoftwareVcpu {
             None => self.cache.find(&key),
         };
         if let Some(id) = found {
-            return Ok(id);
+            let second = self.cache.block(id).second;
+            if second.is_none() || second == Some(self.cpu.fetch_second_page()?) {
+                return Ok(id);
+            }
+            // Its last bytes are others now.
+            self.cache.drop_block(id);
         }
         let block = self.cpu.build_block(&key)?;
         if !self.cache.has_room() {
@@ -351,8 +356,10 @@ impl SoftwareVcpu {
             if until - self.cpu.retired < u64::from(block.len) {
                 return self.run_block(until - self.cpu.retired);
             }
-            let is_hot =
-                block.heat >= self.hot && self.translator.is_some() && block.key().is_long();
+            let is_hot = block.heat >= self.hot
+                && self.translator.is_some()
+                && block.key().is_long()
+                && block.second.is_none();
             if is_hot {
                 let left = self.run_translated(id, until, link.take());
                 match left {

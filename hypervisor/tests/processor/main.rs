@@ -8,6 +8,7 @@ mod events;
 mod fpu;
 mod guest;
 mod paging;
+mod translations;
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 #[test]

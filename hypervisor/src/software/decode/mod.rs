@@ -84,6 +84,8 @@ pub struct Decoded {
     pub op: Op,
     /// Its place in a block.
     pub flow: Flow,
+    /// How many bytes decided what it is: its length, or more when it is none.
+    pub seen: u8,
 }
 
 /// Decodes the instruction at the start of `bytes`, which lies at `rip`. `None` when the bytes
@@ -112,6 +114,7 @@ pub fn decode(bytes: &[u8], rip: u64, mode: Mode) -> Option<Decoded> {
         op.imm = immediate;
     }
     Some(Decoded {
+        seen: op.len,
         op,
         flow: chosen.flow,
     })
@@ -134,5 +137,6 @@ fn undefined() -> Decoded {
     Decoded {
         op: Op { len: 1, ..op },
         flow: Flow::End,
+        seen: MAX_INSTRUCTION as u8,
     }
 }

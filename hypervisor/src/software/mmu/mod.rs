@@ -17,7 +17,7 @@ mod walk;
 
 use std::sync::Arc;
 
-use self::tlb::{CLEAN, CODE, Context, FetchTlb, Tlb};
+use self::tlb::{CLEAN, CODE, Context, FetchTlb, LargePages, Tlb};
 use crate::arch::x86_64::control::{cr0, cr4, efer, rflags};
 use crate::arch::x86_64::paging::PAGE_SIZE;
 use crate::memory::{GuestAddress, GuestMemory};
@@ -95,6 +95,7 @@ pub struct Mmu {
     /// Translations for data; translated code looks into them.
     pub(super) tlb: Tlb,
     fetch: [FetchTlb; 2],
+    large: LargePages,
     /// Per page of memory: which 64-byte chunks hold decoded code.
     code: Vec<u64>,
     /// Pages whose decoded code was overwritten or is about to be.
@@ -114,6 +115,7 @@ impl Mmu {
             context: Context::Supervisor,
             tlb: Tlb::new(),
             fetch: [FetchTlb::new(), FetchTlb::new()],
+            large: LargePages::default(),
             code: vec![0; pages],
             stale: Vec::new(),
         }
@@ -190,13 +192,24 @@ impl Mmu {
         for fetch in &mut self.fetch {
             fetch.flush(keep_global);
         }
+        if !keep_global {
+            self.large.clear();
+        }
     }
 
-    /// Drops the translations of the page at `linear`, global ones included (INVLPG).
+    /// Drops the translations of the page at `linear`, whatever its size, global ones included
+    /// (INVLPG).
     pub fn flush_page(&mut self, linear: u64) {
+        let in_large = self.large.may_hold(linear);
         self.tlb.flush_page(linear);
+        if in_large {
+            self.tlb.flush_large(linear);
+        }
         for fetch in &mut self.fetch {
             fetch.flush_page(linear);
+            if in_large {
+                fetch.flush_large(linear);
+            }
         }
     }
 

@@ -17,6 +17,11 @@ pub const CODE: u64 = 8;
 /// Slow because a debugger watches the page.
 pub const WATCHED: u64 = 16;
 
+/// In `gpa`: the translation is global.
+pub const GLOBAL_MARK: u64 = 1;
+/// In `gpa`: the translation is a piece of a larger page.
+pub const LARGE_MARK: u64 = 2;
+
 /// Entries in each table; a power of two.
 pub const ENTRIES: usize = 1024;
 /// Tables, one per [`Context`]; rounded up to a power of two so that an index needs no check.
@@ -43,7 +48,7 @@ pub struct Entry {
     pub write: u64,
     /// Added to a linear address (wrapping) gives the host address.
     pub addend: u64,
-    /// Guest physical page address; bit 0 says that the translation is global.
+    /// Guest physical page address; [`GLOBAL_MARK`] and [`LARGE_MARK`] in its low bits.
     pub gpa: u64,
 }
 
@@ -109,7 +114,7 @@ impl Tlb {
     /// Empties the table; with `keep_global`, global translations stay.
     pub fn flush(&mut self, keep_global: bool) {
         for entry in self.entries.iter_mut() {
-            if !keep_global || entry.gpa & 1 == 0 {
+            if !keep_global || entry.gpa & GLOBAL_MARK == 0 {
                 *entry = Entry::NONE;
             }
         }
@@ -127,6 +132,20 @@ impl Tlb {
         }
     }
 
+    /// Drops the pieces of large pages in the 1 GiB around `linear`.
+    pub fn flush_large(&mut self, linear: u64) {
+        for entry in self.entries.iter_mut() {
+            let tag = if entry.read & EMPTY == 0 {
+                entry.read
+            } else {
+                entry.write
+            };
+            if entry.gpa & LARGE_MARK != 0 && tag >> 30 == linear >> 30 {
+                *entry = Entry::NONE;
+            }
+        }
+    }
+
     /// Makes the next write to every page slow for `reason`.
     pub fn slow_writes(&mut self, reason: u64) {
         for entry in self.entries.iter_mut() {
@@ -139,7 +158,7 @@ impl Tlb {
     /// Makes writes to guest physical page `gpa` slow for `reason`.
     pub fn slow_writes_to(&mut self, gpa: u64, reason: u64) {
         for entry in self.entries.iter_mut() {
-            if entry.gpa & !1 == gpa && entry.write & (EMPTY | DEVICE) == 0 {
+            if entry.gpa & !PAGE_MASK == gpa && entry.write & (EMPTY | DEVICE) == 0 {
                 entry.write |= reason;
             }
         }
@@ -158,7 +177,7 @@ pub struct FetchTlb {
 pub struct FetchEntry {
     /// Linear page, or [`EMPTY`].
     pub tag: u64,
-    /// Guest physical page; bit 0 says that the translation is global.
+    /// Guest physical page; [`GLOBAL_MARK`] and [`LARGE_MARK`] in its low bits.
     pub gpa: u64,
 }
 
@@ -192,10 +211,10 @@ impl FetchTlb {
     #[inline(always)]
     pub fn get(&self, page: u64) -> Option<u64> {
         let entry = &self.entries[(page >> 12) as usize % FETCH_ENTRIES];
-        (entry.tag == page).then_some(entry.gpa & !1)
+        (entry.tag == page).then_some(entry.gpa & !PAGE_MASK)
     }
 
-    /// Notes a translation; bit 0 of `gpa` says that it is global.
+    /// Notes a translation; `gpa` as in [`FetchEntry`].
     pub fn set(&mut self, page: u64, gpa: u64) {
         self.entries[(page >> 12) as usize % FETCH_ENTRIES] = FetchEntry { tag: page, gpa };
     }
@@ -203,7 +222,7 @@ impl FetchTlb {
     /// Empties the table; with `keep_global`, global translations stay.
     pub fn flush(&mut self, keep_global: bool) {
         for entry in self.entries.iter_mut() {
-            if !keep_global || entry.gpa & 1 == 0 {
+            if !keep_global || entry.gpa & GLOBAL_MARK == 0 {
                 *entry = FetchEntry::NONE;
             }
         }
@@ -216,5 +235,60 @@ impl FetchTlb {
         if entry.tag == page {
             *entry = FetchEntry::NONE;
         }
+    }
+
+    /// Drops the pieces of large pages in the 1 GiB around `linear`.
+    pub fn flush_large(&mut self, linear: u64) {
+        for entry in self.entries.iter_mut() {
+            if entry.gpa & LARGE_MARK != 0 && entry.tag >> 30 == linear >> 30 {
+                *entry = FetchEntry::NONE;
+            }
+        }
+    }
+}
+
+/// Which large pages may have pieces in the tables, so that dropping a page seldom has to look
+/// for others. A filter: it may name too many, never too few.
+#[derive(Debug)]
+pub struct LargePages {
+    words: Box<[u64; LARGE_WORDS]>,
+}
+
+const LARGE_WORDS: usize = 64;
+/// The sizes of large pages, as powers of two.
+const LARGE_SHIFTS: [u32; 3] = [21, 22, 30];
+
+impl Default for LargePages {
+    fn default() -> Self {
+        Self {
+            words: Box::new([0; LARGE_WORDS]),
+        }
+    }
+}
+
+impl LargePages {
+    fn place(linear: u64, shift: u32) -> (usize, u64) {
+        let mixed =
+            ((linear >> shift) ^ u64::from(shift) << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> 58) as usize, 1 << (mixed >> 52 & 63))
+    }
+
+    /// Pieces of the page of 2 to the power of `shift` bytes at `linear` may be in the tables.
+    pub fn note(&mut self, linear: u64, shift: u32) {
+        let (word, bit) = Self::place(linear, shift);
+        self.words[word] |= bit;
+    }
+
+    /// Whether `linear` may lie in such a page.
+    pub fn may_hold(&self, linear: u64) -> bool {
+        LARGE_SHIFTS.into_iter().any(|shift| {
+            let (word, bit) = Self::place(linear, shift);
+            self.words[word] & bit != 0
+        })
+    }
+
+    /// The tables are empty.
+    pub fn clear(&mut self) {
+        self.words.fill(0);
     }
 }

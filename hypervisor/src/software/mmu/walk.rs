@@ -4,7 +4,7 @@
 //! SMAP, reserved bits. Left out: protection keys, 5-level paging, memory types.
 //! Deviates: PAE's four top entries are read from memory at each walk, not at the CR3 load.
 
-use super::tlb::{CLEAN, CODE, Context, DEVICE, EMPTY, Entry};
+use super::tlb::{CLEAN, CODE, Context, DEVICE, EMPTY, Entry, GLOBAL_MARK, LARGE_MARK};
 use super::{Mmu, Paging};
 use crate::arch::x86_64::exception;
 use crate::arch::x86_64::paging::{
@@ -38,6 +38,17 @@ struct Leaf {
     no_execute: bool,
     dirty: bool,
     global: bool,
+    /// Size of the page it is a piece of, as a power of two.
+    shift: u32,
+}
+
+impl Leaf {
+    /// The address with the marks that the translation caches keep.
+    fn tagged_gpa(&self) -> u64 {
+        let global = if self.global { GLOBAL_MARK } else { 0 };
+        let large = if self.shift > 12 { LARGE_MARK } else { 0 };
+        self.gpa | global | large
+    }
 }
 
 /// The shape of one kind of paging.
@@ -70,7 +81,8 @@ impl Mmu {
             Context::Supervisor
         };
         let leaf = self.walk(linear, Access::Fetch, context)?;
-        self.fetch[usize::from(user)].set(linear, leaf.gpa | u64::from(leaf.global));
+        self.note_large(linear, &leaf);
+        self.fetch[usize::from(user)].set(linear, leaf.tagged_gpa());
         Ok(leaf.gpa)
     }
 
@@ -84,7 +96,7 @@ impl Mmu {
             read: page,
             write: EMPTY,
             addend: 0,
-            gpa: leaf.gpa | u64::from(leaf.global),
+            gpa: leaf.tagged_gpa(),
         };
         // A write through a page that is not yet dirty must come back here to set the bit.
         let writable = leaf.dirty && self.may_write(&leaf, self.context);
@@ -103,8 +115,15 @@ impl Mmu {
                 entry.write |= DEVICE;
             }
         }
+        self.note_large(linear, &leaf);
         *self.tlb.entry_mut(linear) = entry;
         Ok(entry)
+    }
+
+    fn note_large(&mut self, linear: u64, leaf: &Leaf) {
+        if leaf.shift > 12 {
+            self.large.note(linear, leaf.shift);
+        }
     }
 
     fn may_write(&self, leaf: &Leaf, context: Context) -> bool {
@@ -141,6 +160,7 @@ impl Mmu {
                 no_execute: false,
                 dirty: true,
                 global: false,
+                shift: 12,
             });
         }
         let shape = self.shape();
@@ -151,6 +171,7 @@ impl Mmu {
             no_execute: false,
             dirty: false,
             global: false,
+            shift: 12,
         };
         // (address, value) of each entry used, to set the accessed bits when all is well.
         let mut used = [(0u64, 0u64); 4];
@@ -183,6 +204,7 @@ impl Mmu {
                 leaf.gpa = page_of(entry, linear, shift, shape.entry_size);
                 leaf.dirty = entry & DIRTY != 0;
                 leaf.global = entry & GLOBAL != 0 && self.control.global;
+                leaf.shift = shift;
                 break;
             }
             table = entry & ADDRESS_MASK;

@@ -224,7 +224,7 @@ pub fn dispatch(a: &mut Assembler, exits: Exits) {
         RDX,
         Mem(RSI, offset_of!(FetchEntry, gpa) as i32),
     );
-    a.alu_immediate(Size::Quad, Alu::And, RDX, -2);
+    a.alu_immediate(Size::Quad, Alu::And, RDX, -4096);
     a.alu_memory(
         Size::Quad,
         Alu::Cmp,

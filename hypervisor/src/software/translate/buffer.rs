@@ -87,9 +87,10 @@ impl CodeBuffer {
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         assert!(offset <= CAPACITY && bytes.len() <= CAPACITY - offset);
         // SAFETY: inside the writable mapping by the assertion, and nobody executes translated
-        // code while `&mut self` is borrowed. x86 keeps instruction fetch coherent with writes to
-        // other addresses of the same memory once a jump has been executed (Intel SDM vol. 3A
-        // §9.1.3, "cross-modifying" not being the case: it is one processor's own code).
+        // code while `&mut self` is borrowed. Only jumps that may have been fetched before are
+        // overwritten (`link`, `drop_block`); that their new bytes are fetched although they were
+        // written through another address rests on caches that are indexed by physical address,
+        // as those of all x86-64 processors are, and on the call and return that lie between.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.writable.add(offset), bytes.len());
         }

@@ -94,7 +94,11 @@ pub enum Left {
 
 /// A jump that can be made to lead to its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LinkPlace(u64);
+pub struct LinkPlace {
+    address: u64,
+    /// How often all translations had been forgotten by then.
+    clears: u64,
+}
 
 /// Numbers in the low half of what translated code returns, above every outcome.
 const LOOK: u64 = 0x100;
@@ -147,6 +151,7 @@ pub struct Translator {
     buffer: CodeBuffer,
     used: usize,
     start: usize,
+    clears: u64,
     enter: u64,
     exits: Exits,
     jumps: Box<[Jump; JUMPS]>,
@@ -172,6 +177,7 @@ impl Translator {
             buffer,
             used: 0,
             start: 0,
+            clears: 0,
             enter: 0,
             exits: Exits::default(),
             jumps: Box::new([Jump::NONE; JUMPS]),
@@ -228,6 +234,7 @@ impl Translator {
     /// Forgets all translations.
     pub fn clear(&mut self) {
         self.used = self.start;
+        self.clears += 1;
         self.jumps.fill(Jump::NONE);
     }
 
@@ -264,8 +271,11 @@ impl Translator {
 
     /// Lets the jump at `place` lead to `code`.
     pub fn link(&mut self, place: LinkPlace, code: u64) {
-        let bytes = assembler::distance(place.0, code);
-        self.patch(place.0 - 4, &bytes);
+        // The jump may be gone.
+        if place.clears == self.clears {
+            let bytes = assembler::distance(place.address, code);
+            self.patch(place.address - 4, &bytes);
+        }
     }
 
     fn patch(&mut self, address: u64, bytes: &[u8]) {
@@ -308,7 +318,10 @@ impl Translator {
         match left & 0xffff_ffff {
             LOOK => Left::Look,
             MISS => Left::Miss,
-            LINK => Left::Link(LinkPlace(cpu.shared.detail)),
+            LINK => Left::Link(LinkPlace {
+                address: cpu.shared.detail,
+                clears: self.clears,
+            }),
             code => Left::Stopped(
                 BlockId(cpu.shared.detail as u32),
                 (left >> 32) as u32,
