@@ -174,7 +174,7 @@ pub enum FtEvent {
     },
     /// There is no fence: a partition may leave two machines live.
     Unfenced,
-    /// The clone is complete; the guest runs protected.
+    /// The backup has the whole clone; the guest runs protected.
     Protected {
         /// The generation.
         generation: Generation,

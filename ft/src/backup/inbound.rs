@@ -1,6 +1,6 @@
 //! What a backup makes of its primary's messages, before the machine sees any of it.
 
-use crate::backup::{Backup, Item, Phase};
+use crate::backup::{Backup, GREETING_TIMEOUT_MS, Item, Phase};
 use crate::codec::FieldReader;
 use crate::failover::Suspicion;
 use crate::log::{EntryCoder, Event};
@@ -33,6 +33,11 @@ impl Backup {
             Phase::Promoting(_) => {}
             Phase::Listening if self.link_closed => {
                 self.end = Some(End::Failed("the connection was closed".into()));
+            }
+            Phase::Listening if silent => {
+                let reason =
+                    format!("no primary has opened the connection in {GREETING_TIMEOUT_MS} ms");
+                self.give_up(&reason, now);
             }
             Phase::Listening => {}
             _ if self.link_closed => self.suspect(Suspicion::LinkClosed, 0, now),
@@ -101,7 +106,9 @@ impl Backup {
                 self.staged_sections = Some(sections);
                 Ok(())
             }
-            (_, Message::CloneDone(base)) if self.decoder.is_none() => self.on_clone_done(base),
+            (_, Message::CloneDone(base)) if self.decoder.is_none() => {
+                self.on_clone_done(base, now)
+            }
             (_, Message::Log(bytes)) => self.on_log(&bytes, now),
             (_, Message::Released(number)) => {
                 self.released = self.released.max(number);
@@ -147,11 +154,13 @@ impl Backup {
     }
 
     /// The clone is complete; the log follows.
-    fn on_clone_done(&mut self, base: Box<Base>) -> Result<(), String> {
+    fn on_clone_done(&mut self, base: Box<Base>, now: HostTime) -> Result<(), String> {
         let Some(sections) = self.staged_sections.take() else {
             return Err("the clone has no sections".into());
         };
-        self.decoder = Some(EntryCoder::new(base.at, base.point));
+        let decoder = EntryCoder::new(base.at, base.point);
+        self.offset.sample(&decoder, now);
+        self.decoder = Some(decoder);
         self.queue.push_back(Item::Cloned(sections, base));
         Ok(())
     }

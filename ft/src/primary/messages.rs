@@ -71,6 +71,7 @@ impl Primary {
             }
             (Message::Ack(ack), _) if replicated => {
                 protection.acknowledge(ack, &mut self.gate, now)?;
+                self.confirm_clone();
                 self.confirm_repair();
                 Ok(())
             }

@@ -515,6 +515,17 @@ impl Primary {
             clone.pause_ms = now.since(since) as f64 / NS_PER_MS as f64;
             clone.total_ms += clone.pause_ms;
             self.history.last_clone = Some(clone);
+            if let Some(protection) = self.protection.as_deref_mut() {
+                protection.unconfirmed = Some(clone);
+            }
+        }
+    }
+
+    /// The backup has acknowledged something, so it has the whole clone: from here on it can take
+    /// over, and protection is told of.
+    fn confirm_clone(&mut self) {
+        let protection = self.protection.as_deref_mut();
+        if let Some(clone) = protection.and_then(|protection| protection.unconfirmed.take()) {
             self.events.push(FtEvent::Protected {
                 generation: self.generation,
                 clone,

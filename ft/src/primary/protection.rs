@@ -17,6 +17,7 @@ use crate::primary::lag_control::LagControl;
 use crate::primary::repair::Repair;
 use crate::protocol::{Ack, Divergence, MachineFacts, Message};
 use crate::record::EndedEpoch;
+use crate::status::CloneSummary;
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 
 /// Longest time that an entry waits to be sent.
@@ -80,6 +81,8 @@ pub(super) struct Protection {
     pub(super) phase: Phase,
     pub(super) detector: FaultDetector,
     pub(super) lease: Lease,
+    /// How the clone went, until the backup is known to have all of it.
+    pub(super) unconfirmed: Option<CloneSummary>,
     pub(super) log: Option<OutgoingLog>,
     pub(super) ack: Ack,
     pub(super) unverified: VecDeque<(LogPosition, EndedEpoch)>,
@@ -112,6 +115,7 @@ impl Protection {
             facts,
             config,
             phase,
+            unconfirmed: None,
             log: None,
             ack: Ack::default(),
             unverified: VecDeque::new(),
@@ -129,6 +133,7 @@ impl Protection {
     pub(super) fn state_name(&self) -> &'static str {
         let repairing = self.divergence.is_some() || self.repair_at.is_some();
         match self.phase {
+            Phase::Protected if self.unconfirmed.is_some() => "cloning",
             Phase::Protected if repairing => "repairing",
             _ => self.phase.name(),
         }

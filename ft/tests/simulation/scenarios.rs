@@ -65,6 +65,27 @@ fn a_primary_killed_at_any_moment_loses_nothing_once_the_clone_is_complete() {
 }
 
 #[test]
+fn a_primary_that_loses_its_power_at_any_moment_is_replaced_once_it_has_said_protected() {
+    let mut promoted = 0;
+    for step in 0..120 {
+        let at = PROTECT_AT + step * MS / 8;
+        let summary = with(&[(at, Fault::PowerLoss(Victim::Primary))]);
+        assert_eq!(
+            summary.promotions + u64::from(summary.lost),
+            1,
+            "at {at}: {summary:?}"
+        );
+        // Whoever was told that the machine is protected is not told later that it is lost.
+        assert!(
+            summary.promotions >= summary.protections,
+            "at {at}: {summary:?}"
+        );
+        promoted += summary.promotions;
+    }
+    assert!(promoted > 60, "{promoted}");
+}
+
+#[test]
 fn a_failover_after_a_closed_link_waits_for_the_lease_and_not_longer() {
     let summary = with(&[(LATER, Fault::Kill(Victim::Primary))]);
     assert_eq!(summary.promotions, 1);

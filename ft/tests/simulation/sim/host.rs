@@ -264,6 +264,14 @@ impl Host {
             wires[wire].close_way(way, now);
         }
     }
+
+    /// The host loses its power: what was under way from it is lost.
+    pub fn lose_power(&mut self, wires: &mut [Wire]) {
+        self.dead = true;
+        if let Some((wire, way)) = self.wire.take() {
+            wires[wire].lose(way);
+        }
+    }
 }
 
 /// Slices of half a millisecond: fewer rounds to simulate.

@@ -2,6 +2,7 @@
 
 use ft::divergence::DivergenceReport;
 use ft::event::{ControlOp, Input};
+use ft::status::FtEvent;
 
 use super::fence::FenceStore;
 use super::host::Host;
@@ -189,6 +190,7 @@ impl Life {
     fn step_host(&mut self, index: usize) -> Result<(), String> {
         let was_live = self.hosts[index].replica.is_live();
         let was_repairing = self.hosts[index].replica.state() == "repairing";
+        let told = self.hosts[index].events.len();
         let round = self.hosts[index].step(&mut self.wires, &self.fences, self.now);
         let host = &mut self.hosts[index];
         if !was_live && host.replica.is_live() {
@@ -205,6 +207,8 @@ impl Life {
         if let Some(wrong) = host.wrong.take() {
             return Err(wrong);
         }
+        self.check_promise(index, told)?;
+        let host = &self.hosts[index];
         let Some(round) = round else { return Ok(()) };
         let repairing = was_repairing && host.replica.state() == "repairing";
         if repairing && !round.outputs.is_empty() {
@@ -218,6 +222,24 @@ impl Life {
             self.world.observe(index, generation, output)?;
         }
         Ok(())
+    }
+
+    /// When a host says that its machine is protected, its backup has the whole clone.
+    fn check_promise(&self, index: usize, told: usize) -> Result<(), String> {
+        let said = self.hosts[index].events[told..]
+            .iter()
+            .any(|event| matches!(event, FtEvent::Protected { .. }));
+        // The backup that was asked last; it may have ended since.
+        let backup = self.hosts.last().filter(|host| !host.dead);
+        match backup.map(|host| host.replica.state()) {
+            Some(state @ ("listening" | "handshake" | "cloning")) if said => {
+                let name = &self.hosts[index].name;
+                Err(format!(
+                    "{name} is said to be protected by a backup that is {state}"
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The world, the operator or fate does something.
@@ -320,6 +342,11 @@ impl Life {
         let wire = self.wires.len().checked_sub(1);
         match fault {
             Fault::Kill(victim) => self.kill(victim),
+            Fault::PowerLoss(victim) => {
+                if let Some(index) = self.victim(victim) {
+                    self.hosts[index].lose_power(&mut self.wires);
+                }
+            }
             Fault::Pause(victim, span) => {
                 if let Some(index) = self.victim(victim) {
                     self.hosts[index].paused_until = now + span;

@@ -31,6 +31,8 @@ pub enum Victim {
 pub enum Fault {
     /// SIGKILL.
     Kill(Victim),
+    /// The plug is pulled: what was under way is lost, and nothing says that it ended.
+    PowerLoss(Victim),
     /// SIGSTOP, and SIGCONT after so long.
     Pause(Victim, u64),
     /// The connection closes for both.
@@ -154,7 +156,8 @@ fn pick_fault(random: &mut Random) -> Fault {
     let damage = random.pick(&[Damage::Flip, Damage::Truncate, Damage::Oversize]);
     let span = random.pick(&[2, 10, 30, 90, 200]) * MS;
     match random.between(0, 21) {
-        0..=2 => Fault::Kill(victim),
+        0 | 1 => Fault::Kill(victim),
+        2 => Fault::PowerLoss(victim),
         3 | 4 => Fault::Pause(victim, span),
         5 => Fault::Close,
         6 => Fault::CloseWay(way),

@@ -136,6 +136,13 @@ impl Wire {
         }
     }
 
+    /// What is under way one way never arrives, nor does anything after it.
+    pub fn lose(&mut self, way: Way) {
+        let lane = self.lane(way);
+        lane.waiting.clear();
+        lane.closed = true;
+    }
+
     /// Damages the next bytes that go one way.
     pub fn damage(&mut self, way: Way, damage: Damage, random: u64) {
         self.lane(way).damage = Some((damage, random));
