@@ -21,8 +21,8 @@ const MAX_INPUTS_PER_SLICE: usize = 256;
 /// How much is executed between two looks at the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Host time that a slice should take, in nanoseconds. A quarter of a millisecond keeps the
-    /// log flushed every millisecond.
+    /// Host time that a slice should take, in nanoseconds: what waits for the guest waits for half
+    /// of it.
     pub slice_ns: u64,
     /// How long the guest goes on behind an output, so that bytes that follow share its entry.
     pub linger_ns: u64,

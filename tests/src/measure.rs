@@ -76,17 +76,16 @@ pub fn time_jobs(process: &VmProcess, line: &mut Line) -> Result<Work, HarnessEr
     })
 }
 
-/// Times the kind of work of [`time_jobs`], a quarter of the SHA-256, given to the guest's shell:
-/// so
-/// one guest does it unprotected and protected.
+/// Times the kind of work of [`time_jobs`], but little of it, given to the guest's shell: so one
+/// guest does it unprotected and protected, often enough for the host's own ups and downs to show.
 ///
 /// # Errors
 /// As [`time_jobs`].
 pub fn time_shell(process: &VmProcess, line: &mut Line) -> Result<Work, HarnessError> {
     // The quotes keep the terminal's echo of a command from looking like a mark.
     let commands = [
-        "echo MA''RK begin sha256; head -c 16777216 /dev/zero | sha256sum; echo MA''RK end sha256",
-        "echo MA''RK begin loop; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; \
+        "echo MA''RK begin sha256; head -c 8388608 /dev/zero | sha256sum; echo MA''RK end sha256",
+        "echo MA''RK begin loop; i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; \
          echo MA''RK end loop",
     ];
     let send = |line: &mut Line, command: &str| {

@@ -20,8 +20,12 @@ use crate::record::EndedEpoch;
 use crate::status::CloneSummary;
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 
-/// Longest time that an entry waits to be sent.
+/// Longest time that an entry waits to be sent when outputs wait for the backup to execute it, and
+/// least time between two messages that tell which outputs have left.
 pub(super) const FLUSH_NS: u64 = NS_PER_MS;
+/// Longest time that an entry waits to be sent otherwise. Nothing but the backup's distance depends
+/// on it, and each message costs both sides the interruption of a busy guest.
+const RELAXED_FLUSH_NS: u64 = 4 * NS_PER_MS;
 /// Log bytes that are sent at once.
 const MAX_FLUSH_BYTES: usize = 64 << 10;
 
@@ -168,7 +172,7 @@ impl Protection {
         now: HostTime,
     ) {
         let Some(log) = &self.log else { return };
-        let due = now.since(log.last_flush) >= FLUSH_NS || log.bytes.len() >= MAX_FLUSH_BYTES;
+        let due = now >= self.flush_due(log) || log.bytes.len() >= MAX_FLUSH_BYTES;
         if !urgent && !due {
             return;
         }
@@ -179,6 +183,14 @@ impl Protection {
             }]);
         }
         self.send_log(generation, now);
+    }
+
+    /// When the log is to be sent if nothing makes it urgent.
+    pub(super) fn flush_due(&self, log: &OutgoingLog) -> HostTime {
+        log.last_flush.plus(match self.parameters.release {
+            ReleasePolicy::Received => RELAXED_FLUSH_NS,
+            ReleasePolicy::Replayed | ReleasePolicy::Verified => FLUSH_NS,
+        })
     }
 
     /// Sends a marker even though the guest has not executed, so that its acknowledgement renews

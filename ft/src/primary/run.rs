@@ -253,7 +253,7 @@ impl Primary {
         at(protection.detector.deadline());
         if let Some(log) = &protection.log {
             if !log.bytes.is_empty() {
-                at(log.last_flush.plus(FLUSH_NS));
+                at(protection.flush_due(log));
             }
             if self.gate.is_ready() && !protection.lease.holds(now) {
                 at(log.last_flush.plus(renewal_ns(protection)));

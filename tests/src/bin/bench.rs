@@ -41,7 +41,7 @@ enum Name {
     /// What recording and protection cost, clone pauses and failovers.
     Ft {
         /// How often each is run; medians are shown.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
         /// Seconds over which the idle log rate is taken.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
@@ -137,21 +137,74 @@ fn cpu(scratch: &Scratch, rounds: u32) -> Result<Value, HarnessError> {
     Ok(figures)
 }
 
-/// The guest's work while its process records.
-fn recording(scratch: &Scratch, round: u32) -> Result<Work, HarnessError> {
-    let name = format!("recording-{round}");
-    let log = scratch.file(&format!("{name}.log"));
-    let serial = scratch.file(&format!("{name}.serial"));
+/// The same work, once a round in each state.
+#[derive(Default)]
+struct Works {
+    alone: Vec<Work>,
+    recording: Vec<Work>,
+    side_by_side: Vec<Work>,
+    protected: Vec<Work>,
+}
+
+impl Works {
+    /// Adds times, and speeds as ratios: each of two runs in one round, then the median over the
+    /// rounds. `speed_protected_to_side_by_side` leaves out what any two busy guests on this host
+    /// cost each other; with the backup on a host of its own there is no such cost.
+    fn report(&self, figures: &mut Value) {
+        let names: [(&str, Figure); 2] =
+            [("sha256", |run| run.sha256_s), ("loop", |run| run.loop_s)];
+        for (name, figure) in names {
+            let states = [
+                ("unprotected", &self.alone),
+                ("recording", &self.recording),
+                ("side_by_side", &self.side_by_side),
+                ("protected", &self.protected),
+            ];
+            for (state, runs) in states {
+                figures[format!("{name}_s_{state}")] = json!(median_of(runs, figure));
+            }
+            let speed = |base: &[Work], runs: &[Work]| {
+                let pairs = base.iter().zip(runs);
+                let speeds = pairs.map(|(base, run)| ratio(figure(base), figure(run)));
+                json!(median(&speeds.collect::<Vec<_>>()))
+            };
+            for (state, runs) in &states[1..] {
+                figures[format!("{name}_speed_{state}")] = speed(&self.alone, runs);
+            }
+            figures[format!("{name}_speed_protected_to_side_by_side")] =
+                speed(&self.side_by_side, &self.protected);
+        }
+    }
+}
+
+/// Boots a guest that works in the shell while its process records.
+fn recording(scratch: &Scratch) -> Result<(VmProcess, Line), HarnessError> {
+    let serial = scratch.file("recording.serial");
     let mut arguments = guest_arguments("256M", "job=shell")?;
     arguments.extend([
         "--serial".to_owned(),
         format!("socket={}", serial.display()),
     ]);
+    let log = scratch.file("recording.log");
     arguments.extend(["--record".to_owned(), log.display().to_string()]);
-    let process = VmProcess::start(scratch.path(), &name, &arguments)?;
+    let process = VmProcess::start(scratch.path(), "recording", &arguments)?;
     let mut line = Line::connect_within(process.serial(), LIFE_TIMEOUT)?;
     line.receive_until("MARK begin shell", LIFE_TIMEOUT)?;
-    time_shell(&process, &mut line)
+    Ok((process, line))
+}
+
+/// The first guest's work while the second does the same: what the cores lose by being both busy.
+fn side_by_side(
+    first: (&VmProcess, &mut Line),
+    second: (&VmProcess, &mut Line),
+) -> Result<Work, HarnessError> {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(move || time_shell(second.0, second.1));
+        let work = time_shell(first.0, first.1);
+        let other = other.join();
+        other.map_err(|_| HarnessError::Broken("a thread panicked".to_owned()))??;
+        work
+    })
 }
 
 /// A guest's whole life recorded, then replayed: seconds of each, bytes of the log.
@@ -184,25 +237,33 @@ fn sub_scratch(scratch: &Scratch, name: &str) -> Result<std::path::PathBuf, Harn
 }
 
 fn ft(scratch: &Scratch, rounds: u32, idle_s: u64) -> Result<Value, HarnessError> {
-    let (mut alone, mut recorded, mut protected) = (Vec::new(), Vec::new(), Vec::new());
+    let mut works = Works::default();
     let (mut busy, mut pauses, mut killed) = (Vec::new(), Vec::new(), Vec::new());
-    step("boot the guest");
+    step("boot the guests");
     let (mut pair, mut line) = boot_shell(&sub_scratch(scratch, "pair")?, "256M")?;
+    let (other, mut other_line) = boot_shell(&sub_scratch(scratch, "other")?, "256M")?;
+    let (recorder, mut recorder_line) = recording(scratch)?;
     for round in 1..=rounds {
+        step(&format!("round {round} of {rounds}: alone, recording"));
+        works.alone.push(time_shell(&pair.primary, &mut line)?);
+        works
+            .recording
+            .push(time_shell(&recorder, &mut recorder_line)?);
         step(&format!(
-            "round {round} of {rounds}: unprotected, protected, SIGKILL"
+            "round {round} of {rounds}: side by side, protected, SIGKILL"
         ));
-        alone.push(time_shell(&pair.primary, &mut line)?);
+        works.side_by_side.push(side_by_side(
+            (&pair.primary, &mut line),
+            (&other.primary, &mut other_line),
+        )?);
         pauses.push(clone_pause_ms(&mut pair)?);
         let (rate, work) = log_rate(&pair, || time_shell(&pair.primary, &mut line))?;
         busy.push(rate);
-        protected.push(work);
-        let before = failover_ms(&mut pair, "KILL")?;
-        killed.push(before);
+        works.protected.push(work);
+        killed.push(failover_ms(&mut pair, "KILL")?);
         line = Line::connect_within(pair.primary.serial(), LIFE_TIMEOUT)?;
-        step(&format!("round {round} of {rounds}: recording"));
-        recorded.push(recording(scratch, round)?);
     }
+    drop((other, recorder));
     step("idle log rate; SIGSTOP");
     pauses.push(clone_pause_ms(&mut pair)?);
     let idle = || {
@@ -231,16 +292,7 @@ fn ft(scratch: &Scratch, rounds: u32, idle_s: u64) -> Result<Value, HarnessError
         "failover_ms_sigkill": worst(&killed),
         "failover_ms_sigstop": silent_ms,
     });
-    let names: [(&str, Figure); 2] = [("sha256", |run| run.sha256_s), ("loop", |run| run.loop_s)];
-    for (name, figure) in names {
-        let base = median_of(&alone, figure);
-        figures[format!("{name}_s_unprotected")] = json!(base);
-        for (state, runs) in [("recording", &recorded), ("protected", &protected)] {
-            let taken_s = median_of(runs, figure);
-            figures[format!("{name}_s_{state}")] = json!(taken_s);
-            figures[format!("{name}_speed_{state}")] = json!(ratio(base, taken_s));
-        }
-    }
+    works.report(&mut figures);
     Ok(figures)
 }
 

@@ -1,55 +1,51 @@
-//! The two host calls that the standard library lacks: wait for a descriptor, and send without
-//! waiting on a socket whose other end is read with waiting.
-//!
-//! UNSAFETY: plain calls of the C library with descriptors that their owners keep open.
-#![allow(unsafe_code)]
+//! Waiting for descriptors, and sending and receiving on sockets without waiting.
 
 use std::io::Error;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+/// Waits until something happens on one of `entries`, for at most `timeout`; says on how many.
+/// An interruption counts as nothing.
+///
+/// # Errors
+/// What the host says.
+pub fn wait(entries: &mut [PollFd<'_>], timeout: Duration) -> std::io::Result<usize> {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    match poll(entries, Some(&timeout)) {
+        Ok(ready) => Ok(ready),
+        Err(rustix::io::Errno::INTR) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Waits until `fd` can be read, for at most `timeout`; says whether it can.
 ///
 /// # Errors
-/// What the host says, interruptions aside.
-pub fn wait_readable(fd: RawFd, timeout: Duration) -> std::io::Result<bool> {
-    let mut entry = libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: one entry, which lives through the call.
-    let ready = unsafe { libc::poll(&mut entry, 1, timeout_ms) };
-    if ready >= 0 {
-        return Ok(ready > 0);
-    }
-    let error = Error::last_os_error();
-    if error.kind() == std::io::ErrorKind::Interrupted {
-        Ok(false)
-    } else {
-        Err(error)
-    }
+/// What the host says.
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> std::io::Result<bool> {
+    Ok(wait(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], timeout)? > 0)
 }
 
 /// Sends what the socket takes without waiting.
 ///
 /// # Errors
 /// `WouldBlock` when it takes nothing now; otherwise what the host says.
-pub fn send_now(socket: &impl AsRawFd, bytes: &[u8]) -> std::io::Result<usize> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the buffer lives through the call, and its length is given.
-    let sent = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            bytes.as_ptr().cast(),
-            bytes.len(),
-            flags,
-        )
-    };
-    if sent < 0 {
-        Err(Error::last_os_error())
-    } else {
-        Ok(sent as usize)
-    }
+pub fn send_now(socket: impl AsFd, bytes: &[u8]) -> std::io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    send(socket, bytes, flags).map_err(Error::from)
+}
+
+/// Receives what has come without waiting; zero when the other end has closed.
+///
+/// # Errors
+/// `WouldBlock` when nothing has come; otherwise what the host says.
+pub fn receive_now(socket: impl AsFd, into: &mut [u8]) -> std::io::Result<usize> {
+    let (count, _) = recv(socket, into, RecvFlags::DONTWAIT).map_err(Error::from)?;
+    Ok(count)
 }

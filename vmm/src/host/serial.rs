@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ impl State {
     /// Writes what goes at once.
     fn write_now(&mut self, bytes: &[u8]) -> usize {
         let written = match (&self.client, &self.file) {
-            (Some(client), _) => poll::send_now(client.as_ref(), bytes),
+            (Some(client), _) => poll::send_now(&**client, bytes),
             (None, Some(file)) if self.direct => {
                 let written = file.as_ref().write(bytes);
                 self.note(&written);
@@ -309,10 +309,10 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), SerialE
 }
 
 /// Reads to the end of `source`, looking now and then whether the port was closed.
-fn read_all(shared: &Shared, mut source: impl Read + AsRawFd, take: impl Fn(&[u8])) {
+fn read_all(shared: &Shared, mut source: impl Read + AsFd, take: impl Fn(&[u8])) {
     let mut buffer = [0; 4096];
     while shared.lock().closed.is_none() {
-        match poll::wait_readable(source.as_raw_fd(), LOOK_INTERVAL) {
+        match poll::wait_readable(source.as_fd(), LOOK_INTERVAL) {
             Ok(true) => {}
             Ok(false) => continue,
             Err(_) => return,
@@ -328,7 +328,7 @@ fn read_all(shared: &Shared, mut source: impl Read + AsRawFd, take: impl Fn(&[u8
 
 fn accept_all(shared: &Arc<Shared>, listener: &UnixListener, input: &Input) {
     while shared.lock().closed.is_none() {
-        if !poll::wait_readable(listener.as_raw_fd(), LOOK_INTERVAL).unwrap_or(false) {
+        if !poll::wait_readable(listener.as_fd(), LOOK_INTERVAL).unwrap_or(false) {
             continue;
         }
         let Ok((stream, _)) = listener.accept() else {

@@ -1,20 +1,19 @@
 //! The connection to the peer: TCP or a Unix socket.
 //!
-//! The machine's thread writes without waiting; a thread per connection reads and puts what came
-//! into the mailbox. TCP_NODELAY is set: an acknowledgement that waits for company costs 40 ms.
+//! The machine's thread reads and writes it without waiting: a thread of its own would be woken for
+//! each message and take the processor from a busy guest. TCP_NODELAY is set: an acknowledgement
+//! that waits for company costs 40 ms.
 
 use std::fmt;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::mailbox::{Mailbox, Message};
+use crate::host::poll;
 
-/// Bytes read at once.
-const READ_SIZE: usize = 256 << 10;
 /// How long an attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -148,12 +147,11 @@ impl Listening {
     /// # Errors
     /// What the host says.
     pub fn accept(&self, timeout: Duration) -> std::io::Result<Option<Connection>> {
-        use std::os::fd::AsRawFd;
         let fd = match &self.socket {
-            ListeningSocket::Tcp(listener) => listener.as_raw_fd(),
-            ListeningSocket::Unix(listener, _) => listener.as_raw_fd(),
+            ListeningSocket::Tcp(listener) => listener.as_fd(),
+            ListeningSocket::Unix(listener, _) => listener.as_fd(),
         };
-        if !crate::host::poll::wait_readable(fd, timeout)? {
+        if !poll::wait_readable(fd, timeout)? {
             return Ok(None);
         }
         let (stream, peer) = match &self.socket {
@@ -193,13 +191,6 @@ enum Stream {
 }
 
 impl Stream {
-    fn try_clone(&self) -> std::io::Result<Self> {
-        Ok(match self {
-            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
-            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
-        })
-    }
-
     fn shutdown(&self) {
         // A connection that is closed already needs no closing.
         let _ = match self {
@@ -207,54 +198,39 @@ impl Stream {
             Self::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
+}
 
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(stream) => stream.read(into),
-            Self::Unix(stream) => stream.read(into),
-        }
-    }
-
-    /// Writes what the connection takes without waiting.
-    fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => crate::host::poll::send_now(stream, from),
-            Self::Unix(stream) => crate::host::poll::send_now(stream, from),
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
         }
     }
 }
 
 /// A connection to a peer.
 pub struct Connection {
-    number: u64,
     peer: String,
     stream: Stream,
     /// Taken from the protocol, not yet by the host.
     unsent: Vec<u8>,
     sent: usize,
-    broken: bool,
+    closed: bool,
 }
 
 impl Connection {
     fn new(stream: Stream, peer: String) -> std::io::Result<Self> {
-        static NUMBERS: AtomicU64 = AtomicU64::new(1);
         if let Stream::Tcp(stream) = &stream {
             stream.set_nodelay(true)?;
         }
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
-            number,
             peer,
             stream,
             unsent: Vec::new(),
             sent: 0,
-            broken: false,
+            closed: false,
         })
-    }
-
-    /// Tells this connection's messages from those of others.
-    pub fn number(&self) -> u64 {
-        self.number
     }
 
     /// The peer's address.
@@ -262,38 +238,36 @@ impl Connection {
         &self.peer
     }
 
-    /// Starts the thread that reads.
-    ///
-    /// # Errors
-    /// When the host has no descriptor or thread to give.
-    pub fn start_reading(&self, mailbox: Mailbox) -> std::io::Result<()> {
-        let mut stream = self.stream.try_clone()?;
-        let number = self.number;
-        std::thread::Builder::new()
-            .name("ft-link".to_owned())
-            .spawn(move || {
-                let mut buffer = vec![0; READ_SIZE];
-                loop {
-                    match stream.read(&mut buffer) {
-                        Ok(0) => break,
-                        Ok(count) => mailbox.send(Message::Bytes(number, buffer[..count].to_vec())),
-                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                        Err(error) => {
-                            log::debug!("connection {number} ends: {error}");
-                            break;
-                        }
-                    }
-                }
-                mailbox.send(Message::Closed(number));
-            })?;
-        Ok(())
+    /// Takes what has come into `into`: how many bytes, or `None` when nothing has. Zero, once,
+    /// when nothing more will come.
+    pub fn receive(&mut self, into: &mut [u8]) -> Option<usize> {
+        if self.closed {
+            return None;
+        }
+        match poll::receive_now(&self.stream, into) {
+            Ok(0) => {}
+            Ok(count) => return Some(count),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return None;
+            }
+            Err(error) => log::debug!("connection to {} ends: {error}", self.peer),
+        }
+        self.closed = true;
+        Some(0)
+    }
+
+    /// The descriptor to wait on; none when there is nothing to wait for any more.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        (!self.closed).then(|| self.stream.as_fd())
     }
 
     /// Sends what `next` has, as far as the connection takes it; `next` is asked for at most the
     /// given number of bytes. True when everything went.
     pub fn transmit(&mut self, mut next: impl FnMut(usize) -> Option<Vec<u8>>) -> bool {
         const CHUNK: usize = 64 << 10;
-        if self.broken {
+        if self.closed {
             return true;
         }
         loop {
@@ -303,14 +277,14 @@ impl Connection {
                     None => return true,
                 }
             }
-            match self.stream.write(&self.unsent[self.sent..]) {
+            match poll::send_now(&self.stream, &self.unsent[self.sent..]) {
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 Err(error) => {
-                    // The reading thread sees the end and says so.
-                    log::debug!("connection {} is broken: {error}", self.number);
-                    self.broken = true;
+                    // What came before is still there to be read, and then the end.
+                    log::debug!("connection to {} is broken: {error}", self.peer);
+                    (self.unsent, self.sent) = (Vec::new(), 0);
                     self.stream.shutdown();
                     return true;
                 }

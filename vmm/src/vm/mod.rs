@@ -3,12 +3,13 @@
 //!
 //! ```text
 //!   API ──Command──┐                     ┌──▶ serial host   (released outputs)
-//!   serial ─Input──┼──▶ mailbox ──▶ thread ──▶ connection   (frames to the peer)
-//!   link ───Bytes──┘     kick           └──▶ events         (what happened)
+//!   serial ─Input──┴──▶ mailbox ──▶ thread ◀─▶ connection   (frames from and to the peer)
+//!                        kick           └──▶ events         (what happened)
 //! ```
 //!
-//! The thread never waits for a peer, a disk or a terminal: others do, and put what came into its
-//! mailbox. So the guest runs on, heartbeats go out and the API is answered whatever the world
+//! The thread waits for nobody while the guest has something to do. Between two slices it takes
+//! what the peer has sent; other threads wait for terminals and API clients and put what came into
+//! its mailbox. So the guest runs on, heartbeats go out and the API is answered whatever the world
 //! does.
 
 mod connection;
@@ -154,14 +155,14 @@ impl VmHandle {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the host has no thread to give.
+    /// When the host has no thread or descriptor to give.
     pub fn start(
         owner: String,
         start: Start,
         host: Box<dyn HostSide>,
         listener: Listener,
     ) -> std::io::Result<Self> {
-        let (mailbox, receiver) = Mailbox::new();
+        let (mailbox, receiver) = Mailbox::new()?;
         let inner = mailbox.clone();
         let thread = std::thread::Builder::new()
             .name("vcpu0".to_owned())

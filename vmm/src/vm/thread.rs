@@ -1,6 +1,7 @@
 //! The thread that owns a machine and its side of a pair.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use ft::event::Input;
@@ -12,18 +13,25 @@ use ft::replica::Replica;
 use ft::status::{End, FtEvent, Next};
 use ft::time::HostTime;
 
+use rustix::event::{PollFd, PollFlags};
+
 use super::mailbox::{Mailbox, Message};
 use super::{
     Builder, Command, Connection, HostSide, Listener, Protect, SerialCounters, Start, VmError,
     VmEvent, VmStatus,
 };
+use crate::host::poll;
 use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
 
 /// Input for the serial port that may wait to be taken, in bytes.
 const SERIAL_BACKLOG: usize = 1 << 20;
 /// Bytes of input that one entry of the log may hold.
 const SERIAL_CHUNK: usize = 4096;
-/// Wait between two tries to send to a connection that takes nothing.
+/// Bytes read from the peer at once.
+const READ_SIZE: usize = 256 << 10;
+/// Reads between two slices of the guest.
+const MAX_READS: usize = 4;
+/// Wait between two tries to send a farewell to a connection that takes nothing.
 const UNSENT_WAIT: Duration = Duration::from_millis(1);
 /// Epoch length of an offline log, in milliseconds.
 const RECORDING_EPOCH_MS: u64 = 100;
@@ -40,6 +48,8 @@ pub(super) struct VmThread {
     serial: std::collections::VecDeque<u8>,
     serial_counters: SerialCounters,
     connection: Option<Connection>,
+    /// What the connection is read into.
+    arrived: Vec<u8>,
     host: Box<dyn HostSide>,
     listener: Listener,
     mailbox: Mailbox,
@@ -81,6 +91,7 @@ impl VmThread {
             serial: std::collections::VecDeque::new(),
             serial_counters: SerialCounters::default(),
             connection: None,
+            arrived: Vec::new(),
             host,
             listener,
             mailbox,
@@ -128,6 +139,7 @@ impl VmThread {
             if self.quit {
                 break None;
             }
+            self.receive();
             self.offer_serial();
             let now = self.now();
             let next = match &mut self.machine {
@@ -173,24 +185,44 @@ impl VmThread {
         }
     }
 
-    /// Waits for a message, until `until` at the latest.
+    /// Waits until something comes, until `until` at the latest.
     fn wait(&mut self, until: Option<HostTime>, all_sent: bool) {
-        let now = self.now();
+        let waker = self.mailbox.waker().clone();
+        waker.begin_wait();
+        let woken = match self.receiver.try_recv() {
+            Ok(message) => {
+                self.take(message);
+                false
+            }
+            Err(_) => self.wait_for_descriptors(waker.as_fd(), until, all_sent),
+        };
+        waker.end_wait(woken);
+    }
+
+    /// Whether it was the waker that ended the wait.
+    fn wait_for_descriptors(
+        &self,
+        waker: BorrowedFd<'_>,
+        until: Option<HostTime>,
+        all_sent: bool,
+    ) -> bool {
         let most = match until {
-            Some(until) => Duration::from_nanos(until.since(now)),
+            Some(until) => Duration::from_nanos(until.since(self.now())),
             None => Duration::from_secs(1),
         };
-        let most = if all_sent {
-            most
-        } else {
-            most.min(UNSENT_WAIT)
-        };
-        match self.receiver.recv_timeout(most) {
-            Ok(message) => self.take(message),
-            Err(RecvTimeoutError::Timeout) => {}
-            // The mailbox holds a sender too, so this end is never the last.
-            Err(RecvTimeoutError::Disconnected) => self.quit = true,
+        let mut entries = vec![PollFd::from_borrowed_fd(waker, PollFlags::IN)];
+        let mut wanted = PollFlags::empty();
+        wanted.set(PollFlags::IN, self.replica.wants_bytes());
+        wanted.set(PollFlags::OUT, !all_sent);
+        if let Some(peer) = self.connection.as_ref().and_then(Connection::descriptor) {
+            entries.push(PollFd::from_borrowed_fd(peer, wanted));
         }
+        if let Err(error) = poll::wait(&mut entries, most) {
+            log::error!("cannot wait: {error}");
+            std::thread::sleep(UNSENT_WAIT);
+            return false;
+        }
+        entries[0].revents().contains(PollFlags::IN)
     }
 
     fn take(&mut self, message: Message) {
@@ -205,28 +237,37 @@ impl VmThread {
                 self.serial.extend(bytes.into_iter().take(room));
             }
             Message::Connected(connection) => self.connect(connection),
-            Message::Bytes(number, bytes) if self.is_current(number) => {
-                // Read after the bytes came off the connection: a host that stood still must
-                // not take old bytes for a sign of life.
-                let now = self.now();
-                self.replica.on_bytes(&bytes, now);
-            }
-            Message::Closed(number) if self.is_current(number) => self.replica.on_link_closed(),
-            Message::Bytes(..) | Message::Closed(_) => {}
         }
     }
 
-    fn is_current(&self, number: u64) -> bool {
-        self.connection
-            .as_ref()
-            .is_some_and(|connection| connection.number() == number)
+    /// Takes what has come from the peer, as far as there is room for it.
+    fn receive(&mut self) {
+        for _ in 0..MAX_READS {
+            if !self.replica.wants_bytes() {
+                return;
+            }
+            let Some(connection) = &mut self.connection else {
+                return;
+            };
+            let Some(count) = connection.receive(&mut self.arrived) else {
+                return;
+            };
+            if count == 0 {
+                return self.replica.on_link_closed();
+            }
+            // Read after the bytes came off the connection: a host that stood still must not take
+            // old bytes for a sign of life.
+            let now = self.now();
+            self.replica.on_bytes(&self.arrived[..count], now);
+            if count < self.arrived.len() {
+                return;
+            }
+        }
     }
 
     fn connect(&mut self, connection: Connection) {
-        match connection.start_reading(self.mailbox.clone()) {
-            Ok(()) => self.connection = Some(connection),
-            Err(error) => log::error!("connection to {} is of no use: {error}", connection.peer()),
-        }
+        self.arrived.resize(READ_SIZE, 0);
+        self.connection = Some(connection);
     }
 
     /// Hands serial input on as far as the port has room for it.
