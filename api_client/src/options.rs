@@ -20,7 +20,10 @@ mod vm;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-pub use devices::{DEVICE, DISK, FS, GENERIC_VHOST_USER, NET, PMEM, RNG, USER_DEVICE, VDPA, VSOCK};
+pub use devices::{
+    DEVICE, DISK, DISK_OVERRIDE, FS, GENERIC_VHOST_USER, NET, NET_OVERRIDE, PMEM, RNG, USER_DEVICE,
+    VDPA, VSOCK,
+};
 pub use ft::FT_START;
 pub use migration::{RECEIVE_MIGRATION, RESTORE, SEND_MIGRATION};
 pub use value::{parse_bytes, parse_toggle};

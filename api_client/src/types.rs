@@ -12,7 +12,8 @@ pub mod vm;
 pub use answers::{DeviceNode, PciDeviceInfo, PingResponse, VmInfo, VmState};
 pub use console::{ConsoleConfig, ConsoleMode, SerialConfig};
 pub use ft::{
-    ConfigOverrides, FtFailoverConfig, FtMode, FtReceiveConfig, FtRelease, FtStartConfig,
+    ConfigOverrides, DiskOverride, FtFailoverConfig, FtMode, FtReceiveConfig, FtRelease,
+    FtStartConfig, NetOverride, VsockOverride,
 };
 pub use platform::{HypervisorChoice, PlatformConfig};
 pub use vm::{CpusConfig, MemoryConfig, PayloadConfig, VmConfig};

@@ -181,6 +181,12 @@ impl GuestMemory {
         }
     }
 
+    /// Whether `len` bytes at `gpa` are memory, in one piece. True for no bytes at all.
+    pub fn is_memory(&self, gpa: GuestAddress, len: u64) -> bool {
+        let len = usize::try_from(len);
+        len.is_ok_and(|len| len == 0 || self.span(gpa, len).is_ok())
+    }
+
     /// Copies memory at `gpa` into `into`.
     ///
     /// # Errors

@@ -150,6 +150,10 @@ pub trait Vcpu: Send {
     /// What the guest's time-stamp counter is ahead of [`TscClock::at`], modulo 2^64.
     fn tsc_offset(&self) -> u64;
 
+    /// Says that `len` bytes of guest memory at `gpa` were written by somebody else than this
+    /// vCPU: a device, at this logical time. Instructions there are decoded anew.
+    fn memory_written(&mut self, gpa: u64, len: u64);
+
     /// Forgets every translation and decoded instruction, so that two vCPUs that execute the
     /// same instructions from here on also fill their caches alike.
     fn synchronise(&mut self);

@@ -232,7 +232,10 @@ fn mode(arguments: &Arguments, host: &HostLimits) -> Result<Mode, OptionFailure>
         return Ok(Mode::Serve);
     }
     let config = Box::new(vm_config(arguments)?);
-    let settings = VmSettings::validate(&config, host)?;
+    // Names and addresses that were not chosen are made up when the VM is created.
+    let mut named = config.as_ref().clone();
+    VmSettings::settle(&mut named, || [0; 6]);
+    let settings = VmSettings::validate(&named, host)?;
     Ok(Mode::Boot {
         config,
         settings,
@@ -269,14 +272,24 @@ fn vm_config(arguments: &Arguments) -> Result<VmConfig, OptionFailure> {
         config.serial = parsed("serial", parse_serial(text))?;
     }
     config.console = console(arguments.console.as_deref())?;
+    if !arguments.disk.is_empty() {
+        let disks = arguments.disk.iter().map(|text| options::disk(text));
+        config.disks = Some(parsed("disk", disks.collect())?);
+    }
+    if !arguments.net.is_empty() {
+        let cards = arguments.net.iter().map(|text| options::net(text));
+        config.net = Some(parsed("net", cards.collect())?);
+    }
+    if let Some(text) = &arguments.vsock {
+        config.vsock = Some(parsed("vsock", options::vsock(text))?);
+    }
     config.watchdog = arguments.watchdog;
     config.pvpanic = arguments.pvpanic;
     config.landlock_enable = arguments.landlock;
     Ok(config)
 }
 
-/// The console's default is the terminal; without the device, not to ask for it is to have none,
-/// and to ask for it is refused.
+/// The interface's default is the terminal; a command line that does not ask for a console has none.
 fn console(text: Option<&str>) -> Result<ConsoleConfig, OptionFailure> {
     let Some(text) = text else {
         return Ok(ConsoleConfig {
@@ -284,15 +297,7 @@ fn console(text: Option<&str>) -> Result<ConsoleConfig, OptionFailure> {
             ..ConsoleConfig::default()
         });
     };
-    let console = parsed("console", parse_console(text))?;
-    if console.mode == ConsoleMode::Tty {
-        return Err(OptionFailure::Invalid(ConfigError::ValueNotSupported {
-            field: "console.mode".to_owned(),
-            value: "Tty".to_owned(),
-            supported: "off, null; --serial tty has the terminal",
-        }));
-    }
-    Ok(console)
+    parsed("console", parse_console(text))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use ft::verify::{VerifyError, VerifySummary, verify};
 use hypervisor::Hypervisor;
 
 use crate::host::serial::{SerialError, SerialHost, SerialTarget};
-use crate::machine::{BuildError, MachineConfig, SERIAL, VirtualMachine};
+use crate::machine::{BuildError, DiskStores, MachineConfig, SERIAL, VirtualMachine};
 
 /// Why a recording cannot be written or replayed.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ pub fn replay(
     let fingerprint = reader.header().fingerprint.clone();
     let config =
         MachineConfig::from_fingerprint(&fingerprint).ok_or(OfflineError::Machine(fingerprint))?;
-    let mut machine = VirtualMachine::blank(config, hypervisor)?;
+    let mut machine = VirtualMachine::blank(config, DiskStores::new(), hypervisor)?;
     let mut host = serial.map(|target| SerialHost::new(target, std::sync::Arc::new(|_: &[u8]| {})));
     if let Some(host) = &mut host {
         host.activate()?;

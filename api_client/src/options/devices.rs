@@ -62,6 +62,10 @@ pub const DISK: &[Key] = keys![limited_pci:
         "lock_granularity",
         Kind::ExactChoice(&[("byte-range", "ByteRange"), ("full", "Full")]),
     ),
+    Key::new(
+        "ft",
+        Kind::Choice(&[("replicate", "replicate"), ("shared", "shared")]),
+    ),
     Key::renamed("_disable_io_uring", "disable_io_uring", Kind::Toggle),
     Key::renamed("_disable_aio", "disable_aio", Kind::Toggle),
 ];
@@ -91,6 +95,20 @@ pub const NET: &[Key] = keys![limited_pci:
     Key::new("offload_tso", Kind::Toggle),
     Key::new("offload_ufo", Kind::Toggle),
     Key::new("offload_csum", Kind::Toggle),
+];
+
+/// `--disk` of `ch-remote ft-receive`: what differs on the backup's host.
+pub const DISK_OVERRIDE: &[Key] = &[
+    Key::required("id", Kind::Text),
+    Key::required("path", Kind::Text),
+];
+
+/// `--net` of `ch-remote ft-receive`.
+pub const NET_OVERRIDE: &[Key] = &[
+    Key::required("id", Kind::Text),
+    Key::new("tap", Kind::Text),
+    Key::new("ip", Kind::Text),
+    Key::new("mask", Kind::Text),
 ];
 
 /// `--rng`.

@@ -34,6 +34,17 @@ pub enum LockGranularity {
     Full,
 }
 
+/// Whose a disk's contents are when its VM is protected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskReplication {
+    /// Each side has an image of its own; the clone copies it.
+    #[default]
+    Replicate,
+    /// Both sides reach the same image; only the live one uses it.
+    Shared,
+}
+
 /// Which side of a vhost-user socket connects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VhostMode {
@@ -143,6 +154,9 @@ pci_device! {
         /// How the image is locked.
         #[serde(default)]
         pub lock_granularity: LockGranularity,
+        /// Whose the contents are under protection.
+        #[serde(default)]
+        pub ft: DiskReplication,
     }
 }
 
@@ -170,6 +184,7 @@ impl Default for DiskConfig {
             sparse: yes(),
             image_type: ImageType::default(),
             lock_granularity: LockGranularity::default(),
+            ft: DiskReplication::default(),
         }
     }
 }

@@ -3,9 +3,11 @@
 //! The answer of `vm.ft-status` is an open JSON object here: it grows with the replication
 //! engine, and tools show what they find.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use super::console::SerialConfig;
+use super::console::{ConsoleConfig, SerialConfig};
 
 /// How the backup learns what the primary did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,53 @@ pub struct ConfigOverrides {
     /// Where the serial port's bytes go here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<SerialConfig>,
+    /// Where the virtio console's bytes go here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console: Option<ConsoleConfig>,
+    /// Disks whose images are elsewhere here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Vec<DiskOverride>>,
+    /// Network interfaces with other taps here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net: Option<Vec<NetOverride>>,
+    /// The socket device's Unix socket here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<VsockOverride>,
+}
+
+/// A disk's image on the backup's host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskOverride {
+    /// The disk's name.
+    pub id: String,
+    /// Image file; made if it is not there and the disk is replicated.
+    pub path: PathBuf,
+}
+
+/// A network interface's tap on the backup's host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetOverride {
+    /// The interface's name.
+    pub id: String,
+    /// Name of the tap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tap: Option<String>,
+    /// Address of the tap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// Its netmask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+}
+
+/// The socket device on the backup's host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockOverride {
+    /// Unix socket.
+    pub socket: PathBuf,
 }
 
 /// Body of `vm.ft-receive`.

@@ -569,6 +569,10 @@ impl Vcpu for SoftwareVcpu {
         self.cpu.msrs.tsc_adjust
     }
 
+    fn memory_written(&mut self, gpa: u64, len: u64) {
+        self.cpu.mmu.note_foreign_write(gpa, len);
+    }
+
     fn synchronise(&mut self) {
         self.cpu.mmu.flush_all();
         self.drop_code();

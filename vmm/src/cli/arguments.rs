@@ -37,9 +37,21 @@ pub(super) struct Arguments {
     /// Serial port: off, null, tty, file=PATH or socket=PATH
     #[arg(long, value_name = "OPTIONS")]
     pub serial: Option<String>,
-    /// Virtio console: off or null
+    /// Virtio console: off, null, tty, pty or file=PATH
     #[arg(long, value_name = "OPTIONS")]
     pub console: Option<String>,
+    /// Disks: path=PATH,readonly=on|off,serial=TEXT,id=NAME,ft=replicate|shared,...
+    #[arg(long, value_name = "OPTIONS", num_args = 1..)]
+    pub disk: Vec<String>,
+    /// Network cards: tap=NAME,mac=MAC,ip=IP,mask=MASK,mtu=N,id=NAME
+    #[arg(long, value_name = "OPTIONS", num_args = 1..)]
+    pub net: Vec<String>,
+    /// Random bytes for the guest: src=PATH
+    #[arg(long, value_name = "OPTIONS")]
+    pub rng: Option<String>,
+    /// Socket device: cid=N,socket=PATH
+    #[arg(long, value_name = "OPTIONS")]
+    pub vsock: Option<String>,
     /// Platform: hypervisor=auto, kvm or software
     #[arg(long, value_name = "OPTIONS")]
     pub platform: Option<String>,
@@ -77,8 +89,6 @@ pub(super) struct Arguments {
     #[arg(long, hide = true)]
     pub firmware: Option<PathBuf>,
     #[arg(long, hide = true)]
-    pub rng: Option<String>,
-    #[arg(long, hide = true)]
     pub watchdog: bool,
     #[arg(long, hide = true)]
     pub pvpanic: bool,
@@ -90,10 +100,6 @@ pub(super) struct Arguments {
     memory_zone: Vec<String>,
     #[arg(long, hide = true, num_args = 1..)]
     rate_limit_group: Vec<String>,
-    #[arg(long, hide = true, num_args = 1..)]
-    disk: Vec<String>,
-    #[arg(long, hide = true, num_args = 1..)]
-    net: Vec<String>,
     #[arg(long, hide = true)]
     balloon: Option<String>,
     #[arg(long, hide = true, num_args = 1..)]
@@ -102,8 +108,6 @@ pub(super) struct Arguments {
     generic_vhost_user: Vec<String>,
     #[arg(long, hide = true, num_args = 1..)]
     pmem: Vec<String>,
-    #[arg(long, hide = true)]
-    vsock: Option<String>,
     #[arg(long, hide = true, num_args = 1..)]
     vdpa: Vec<String>,
     #[arg(long, hide = true, num_args = 1..)]
@@ -181,6 +185,9 @@ impl Arguments {
             ("cpus", self.cpus.is_some()),
             ("memory", self.memory.is_some()),
             ("console", self.console.is_some()),
+            ("disk", !self.disk.is_empty()),
+            ("net", !self.net.is_empty()),
+            ("vsock", self.vsock.is_some()),
             ("record", self.record.is_some()),
             ("rng", self.rng.is_some()),
             ("watchdog", self.watchdog),
@@ -206,13 +213,10 @@ impl Arguments {
         first(&[
             ("memory-zone", !self.memory_zone.is_empty()),
             ("rate-limit-group", !self.rate_limit_group.is_empty()),
-            ("disk", !self.disk.is_empty()),
-            ("net", !self.net.is_empty()),
             ("balloon", self.balloon.is_some()),
             ("fs", !self.fs.is_empty()),
             ("generic-vhost-user", !self.generic_vhost_user.is_empty()),
             ("pmem", !self.pmem.is_empty()),
-            ("vsock", self.vsock.is_some()),
             ("vdpa", !self.vdpa.is_empty()),
             ("device", !self.device.is_empty()),
             ("user-device", !self.user_device.is_empty()),

@@ -179,18 +179,14 @@ mod tests {
         );
         let table = [
             (
-                overriding(json!({"mode": "Pty"})),
-                "config_overrides.serial.mode: Pty",
-            ),
-            (
                 overriding(json!({"mode": "Socket"})),
                 "config_overrides.serial.socket",
             ),
             (overriding(json!({})), "missing field `mode`"),
             (receive(json!({"receiver_url": "x"})), "receiver_url"),
             (
-                receive(json!({"receiver_url": "unix:/r", "config_overrides": {"disks": []}})),
-                "disks",
+                receive(json!({"receiver_url": "unix:/r", "config_overrides": {"pmem": []}})),
+                "pmem",
             ),
         ];
         for (result, text) in table {

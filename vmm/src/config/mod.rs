@@ -11,13 +11,18 @@
 //! it. A field that this build cannot honour is accepted at its default and refused by name
 //! otherwise, so that nobody gets a VM other than the one asked for.
 
+mod devices;
 mod endpoint;
 mod error;
 mod ft;
 pub mod options;
+pub mod overrides;
 mod settings;
 mod unsupported;
 
+pub use devices::{
+    DeviceKind, DeviceSettings, DiskSettings, NetSettings, VsockSettings, devices, settle,
+};
 pub use endpoint::{Endpoint, EndpointError, inherited};
 pub use error::ConfigError;
 pub use ft::{check_ft_receive, check_ft_start};

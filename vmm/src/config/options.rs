@@ -1,7 +1,7 @@
 //! The command line's option strings, turned into parts of a VM's configuration.
 
-use api_client::options::{self, CPUS, MEMORY, OptionError, PLATFORM, RNG};
-use api_client::types::devices::RngConfig;
+use api_client::options::{self, CPUS, DISK, MEMORY, NET, OptionError, PLATFORM, RNG, VSOCK};
+use api_client::types::devices::{DiskConfig, NetConfig, RngConfig, VsockConfig};
 use api_client::types::vm::DEFAULT_MEMORY_BYTES;
 use api_client::types::{CpusConfig, MemoryConfig, PlatformConfig};
 use serde::de::DeserializeOwned;
@@ -42,6 +42,30 @@ pub fn platform(text: &str) -> Result<PlatformConfig, OptionError> {
 /// The first key or value that is wrong.
 pub fn rng(text: &str) -> Result<RngConfig, OptionError> {
     options::parse_into(text, RNG)
+}
+
+/// Reads an argument of `--disk`.
+///
+/// # Errors
+/// The first key or value that is wrong.
+pub fn disk(text: &str) -> Result<DiskConfig, OptionError> {
+    options::parse_into(text, DISK)
+}
+
+/// Reads an argument of `--net`.
+///
+/// # Errors
+/// The first key or value that is wrong.
+pub fn net(text: &str) -> Result<NetConfig, OptionError> {
+    options::parse_into(text, NET)
+}
+
+/// Reads the argument of `--vsock`.
+///
+/// # Errors
+/// The first key or value that is wrong.
+pub fn vsock(text: &str) -> Result<VsockConfig, OptionError> {
+    options::parse_into(text, VSOCK)
 }
 
 fn from_object<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, OptionError> {

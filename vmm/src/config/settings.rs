@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use api_client::types::{ConsoleMode, HypervisorChoice, SerialConfig, VmConfig};
 use serde_json::Value;
 
+use super::devices::{self, DeviceSettings};
 use super::error::PayloadError;
 use super::{ConfigError, unsupported};
 use crate::host::serial::SerialTarget;
@@ -56,6 +57,8 @@ pub struct VmSettings {
     pub initramfs: Option<PathBuf>,
     /// Where the serial port leads; `None` if there is no port.
     pub serial: Option<SerialTarget>,
+    /// Virtio devices, in the order of their slots.
+    pub devices: Vec<DeviceSettings>,
     /// Which backend runs the processor.
     pub hypervisor: HypervisorChoice,
 }
@@ -74,8 +77,8 @@ impl VmSettings {
         device_paths(config)?;
         let memory_bytes = memory(config, host)?;
         let serial = serial_target("serial", &config.serial)?;
-        console(config)?;
         unsupported::check(&members)?;
+        let devices = devices::devices(config)?;
         let platform = config.platform.as_ref();
         let hypervisor = platform
             .and_then(|platform| platform.hypervisor)
@@ -86,16 +89,20 @@ impl VmSettings {
             cmdline,
             initramfs,
             serial,
+            devices,
             hypervisor,
         })
     }
 
-    /// Writes into `config` what was chosen where it left the choice, for `vm.info` to show.
-    pub fn settle(config: &mut VmConfig) {
-        if config.console.mode == ConsoleMode::Tty {
-            // The interface's default; there is no virtio console behind it.
+    /// Writes into `config` what was chosen where it left the choice, for `vm.info` to show and for
+    /// the other host of a pair to have the same.
+    pub fn settle(config: &mut VmConfig, random: impl FnMut() -> [u8; 6]) {
+        let tty = ConsoleMode::Tty;
+        if config.console.mode == tty && config.serial.mode == tty {
+            // One terminal: the serial port was asked for, the console is the interface's default.
             config.console.mode = ConsoleMode::Off;
         }
+        devices::settle(config, random);
     }
 }
 
@@ -181,27 +188,7 @@ pub fn serial_target(
         ConsoleMode::Tty => Ok(Some(SerialTarget::Tty)),
         ConsoleMode::File => Ok(Some(SerialTarget::File(path("file", &serial.file)?))),
         ConsoleMode::Socket => Ok(Some(SerialTarget::Socket(path("socket", &serial.socket)?))),
-        ConsoleMode::Pty => Err(ConfigError::ValueNotSupported {
-            field: format!("{field}.mode"),
-            value: "Pty".to_owned(),
-            supported: "Off, Null, Tty, File, Socket",
-        }),
-    }
-}
-
-/// There is no virtio console: it is off, or a device nobody looks at is left out.
-fn console(config: &VmConfig) -> Result<(), ConfigError> {
-    match config.console.mode {
-        ConsoleMode::Off | ConsoleMode::Null | ConsoleMode::Tty => Ok(()),
-        ConsoleMode::File if config.console.file.is_none() => Err(ConfigError::invalid(
-            "console.file",
-            "mode File needs a path here",
-        )),
-        mode => Err(ConfigError::ValueNotSupported {
-            field: "console.mode".to_owned(),
-            value: format!("{mode:?}"),
-            supported: "Off, Null",
-        }),
+        ConsoleMode::Pty => Ok(Some(SerialTarget::Pty)),
     }
 }
 

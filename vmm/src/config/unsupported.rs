@@ -5,6 +5,7 @@
 //! until somebody supports it, and never silently ignored.
 
 use api_client::types::{PayloadConfig, PlatformConfig, VmConfig};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::ConfigError;
@@ -20,7 +21,11 @@ const SUPPORTED: &[&str] = &[
     "serial.mode",
     "serial.file",
     "serial.socket",
-    "console.mode",
+    "console",
+    "rng",
+    "disks",
+    "net",
+    "vsock",
     "platform.hypervisor",
 ];
 
@@ -39,7 +44,33 @@ pub(super) fn check(config: &Value) -> Result<(), ConfigError> {
     }
 }
 
+/// Refuses the first member of a device's object, at `path`, that differs from its default and is
+/// not among the supported.
+pub(super) fn check_device(
+    path: &str,
+    given: &impl Serialize,
+    default: &impl Serialize,
+    supported: &[&str],
+) -> Result<(), ConfigError> {
+    let value = |device: Result<Value, serde_json::Error>| {
+        device.map_err(|error| ConfigError::invalid(path, error.to_string()))
+    };
+    let given = value(serde_json::to_value(given))?;
+    let default = value(serde_json::to_value(default))?;
+    let members = given.as_object().into_iter().flatten();
+    for (name, value) in members.filter(|(name, _)| !supported.contains(&name.as_str())) {
+        let unspoken = default.get(name).unwrap_or(&Value::Null);
+        if let Some(field) = first_difference(&format!("{path}.{name}"), value, unspoken) {
+            return Err(ConfigError::NotSupported { field });
+        }
+    }
+    Ok(())
+}
+
 fn first_difference(path: &str, given: &Value, default: &Value) -> Option<String> {
+    if SUPPORTED.contains(&path) {
+        return None;
+    }
     match (given, default) {
         (Value::Object(given), Value::Object(default)) => given.iter().find_map(|(name, value)| {
             let path = if path.is_empty() {
@@ -50,7 +81,7 @@ fn first_difference(path: &str, given: &Value, default: &Value) -> Option<String
             first_difference(&path, value, default.get(name).unwrap_or(&Value::Null))
         }),
         (Value::Array(list), Value::Null) if list.is_empty() => None,
-        _ if given == default || SUPPORTED.contains(&path) => None,
+        _ if given == default => None,
         _ => Some(path.to_owned()),
     }
 }

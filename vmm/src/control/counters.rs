@@ -8,8 +8,10 @@
 
 use std::collections::BTreeMap;
 
+use api_client::types::ConsoleMode;
+
 use super::{Control, ControlError};
-use crate::vm::{SerialCounters, VmStatus};
+use crate::vm::{Counters, SerialCounters, VmStatus};
 
 const OPERATION: &str = "The VM counters are not available";
 /// The serial port's name.
@@ -17,27 +19,24 @@ const SERIAL: &str = "__serial";
 /// The processor's name.
 const VCPU: &str = "__vcpu0";
 
-/// Counters by their names.
-type Counters = BTreeMap<&'static str, u64>;
-
 /// The counters that a status holds. `has_serial` says whether there is a serial port.
-fn counters(status: &VmStatus, has_serial: bool) -> BTreeMap<&'static str, Counters> {
+fn counters(status: &VmStatus, has_serial: bool) -> BTreeMap<String, Counters> {
     let SerialCounters {
         received_bytes,
         dropped_bytes,
         sent_bytes,
     } = status.serial;
-    let mut devices = BTreeMap::new();
+    let mut devices = status.devices.clone();
     if has_serial {
         let serial = Counters::from([
             ("rx_bytes", received_bytes),
             ("rx_dropped_bytes", dropped_bytes),
             ("tx_bytes", sent_bytes),
         ]);
-        devices.insert(SERIAL, serial);
+        devices.insert(SERIAL.to_owned(), serial);
     }
     let vcpu = Counters::from([("instructions", status.logical_time)]);
-    devices.insert(VCPU, vcpu);
+    devices.insert(VCPU.to_owned(), vcpu);
     devices
 }
 
@@ -54,7 +53,7 @@ impl Control {
         let has_serial = {
             let state = self.lock();
             let config = state.config.as_ref();
-            config.is_some_and(|config| super::target(&config.serial).is_some())
+            config.is_some_and(|config| config.serial.mode != ConsoleMode::Off)
         };
         serde_json::to_value(counters(&status, has_serial))
             .map_err(|error| ControlError::failed(OPERATION, &error))
@@ -81,6 +80,7 @@ mod tests {
                 dropped_bytes: 2,
                 sent_bytes: 5,
             },
+            devices: BTreeMap::from([("_disk0".to_owned(), Counters::from([("read_ops", 4)]))]),
         }
     }
 
@@ -88,6 +88,7 @@ mod tests {
     fn counters_are_told_by_device_and_name() {
         let told = serde_json::to_value(counters(&status(), true)).unwrap();
         let expected = json!({
+            "_disk0": {"read_ops": 4},
             "__serial": {"rx_bytes": 3, "rx_dropped_bytes": 2, "tx_bytes": 5},
             "__vcpu0": {"instructions": 70},
         });
@@ -97,6 +98,7 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_has_no_counters() {
         let told = serde_json::to_value(counters(&status(), false)).unwrap();
-        assert_eq!(told, json!({"__vcpu0": {"instructions": 70}}));
+        let expected = json!({"__vcpu0": {"instructions": 70}, "_disk0": {"read_ops": 4}});
+        assert_eq!(told, expected);
     }
 }

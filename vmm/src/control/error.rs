@@ -47,6 +47,11 @@ impl ControlError {
         Self::new(500, operation, causes(error))
     }
 
+    /// What the request names cannot be had: a file, an image, a tap, an address.
+    pub fn unusable(operation: &str, error: &dyn Error) -> Self {
+        Self::new(400, operation, causes(error))
+    }
+
     /// The request itself is wrong.
     pub fn request(operation: &str, reason: String) -> Self {
         Self::new(400, operation, vec![reason])

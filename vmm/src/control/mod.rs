@@ -15,23 +15,29 @@ mod protect;
 mod receive;
 mod requests;
 
-use std::sync::mpsc::Sender;
+use std::fs::File;
+use std::io::Read;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use api_client::types::{HypervisorChoice, SerialConfig, VmConfig, VmInfo, VmState};
-use ft::event::{ControlOp, Output};
+use api_client::types::{HypervisorChoice, VmConfig, VmInfo, VmState};
+use ft::event::ControlOp;
 use ft::status::{End, FtEvent};
 use hypervisor::Hypervisor;
 
 use crate::api::state::{Phase, Protection};
 use crate::config::{HostLimits, VmSettings};
-use crate::host::serial::{Input, SerialHost, SerialTarget};
+use crate::host::devices::{self as host, HostDevices, Images};
 use crate::loader::Payload;
-use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
-use crate::vm::{HostSide, Mailbox, Message, Start, VmEvent, VmHandle, VmStatus};
+use crate::machine::{MachineConfig, VirtioSpec, VirtualMachine};
+use crate::vm::{Mailbox, Message, Start, VmEvent, VmHandle, VmStatus};
 
 pub use error::{BootError, ControlError, causes};
 pub use receive::Receiving;
+
+/// How long the end of a protected machine waits for its backup to know.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes events for whoever monitors: source, name, properties.
 pub type EventSink = Arc<dyn Fn(&str, &str, Vec<(String, String)>) + Send + Sync>;
@@ -133,50 +139,6 @@ pub struct Control {
     itself: Weak<Self>,
 }
 
-/// The host side of the devices of one machine.
-struct Devices {
-    serial: Arc<Mutex<Option<SerialHost>>>,
-}
-
-impl HostSide for Devices {
-    fn output(&mut self, output: &Output) {
-        if output.device == SERIAL
-            && let Some(serial) = &*self.serial.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            serial.write(&output.payload);
-        }
-    }
-
-    fn go_live(&mut self) {
-        let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = serial.as_mut().map(SerialHost::activate) {
-            log::error!("{}", causes(&error).join(": "));
-        }
-    }
-
-    fn leave(&mut self) {
-        let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
-        // Dropping the open one closes its connections; its successor waits to be activated.
-        *serial = serial.take().map(|host| host.successor());
-    }
-}
-
-/// Where a serial port leads. What cannot be had was refused when the configuration was checked.
-fn target(config: &SerialConfig) -> Option<SerialTarget> {
-    crate::config::serial_target("serial", config)
-        .ok()
-        .flatten()
-}
-
-fn serial_host(config: &SerialConfig, mailbox: Mailbox) -> Option<SerialHost> {
-    let mailbox = Mutex::new(mailbox);
-    let input: Input = Arc::new(move |bytes: &[u8]| {
-        let mailbox = mailbox.lock().unwrap_or_else(PoisonError::into_inner);
-        mailbox.send(Message::Serial(bytes.to_vec()));
-    });
-    target(config).map(|target| SerialHost::new(target, input))
-}
-
 impl Control {
     /// Nothing yet.
     pub fn new(setting: Setting) -> Arc<Self> {
@@ -226,7 +188,16 @@ impl Control {
                 "VM is already created",
             ));
         }
-        VmSettings::settle(&mut config);
+        let mut lacking = None;
+        VmSettings::settle(&mut config, || {
+            random_address().unwrap_or_else(|error| {
+                lacking = Some(error);
+                [0; 6]
+            })
+        });
+        if let Some(error) = lacking {
+            return Err(ControlError::failed("The VM could not be created", &error));
+        }
         state.config = Some(config);
         Ok(())
     }
@@ -259,30 +230,35 @@ impl Control {
             return Err(ControlError::request(OPERATION, reason));
         }
         self.event("booting");
+        let failed = |error: &dyn std::error::Error| ControlError::failed(OPERATION, error);
+        let unusable = |error: &dyn std::error::Error| ControlError::unusable(OPERATION, error);
         let payload = Payload::read(
             &settings.kernel,
             settings.initramfs.as_deref(),
             &settings.cmdline,
         )
-        .map_err(|error| ControlError::failed(OPERATION, &error))?;
+        .map_err(|error| unusable(&error))?;
+        let images = Images::open_all(&settings.devices).map_err(|error| unusable(&error))?;
+        let specs = host::specs(&settings.devices, &images, sink.is_some());
+        let stores = images.stores(&specs).map_err(|error| failed(&error))?;
         let machine = VirtualMachine::new(
-            machine_config(&config),
+            machine_config(&settings, specs.clone()),
             &payload,
+            stores,
             self.setting.hypervisor.as_ref(),
         )
-        .map_err(|error| ControlError::failed(OPERATION, &error))?;
-        let start = Start::Live(Box::new(machine), sink);
-        let serial = Arc::new(Mutex::new(None));
-        let handle = self
-            .start(start, serial.clone())
-            .map_err(|error| ControlError::failed(OPERATION, &error))?;
-        *serial.lock().unwrap_or_else(PoisonError::into_inner) =
-            serial_host(&config.serial, handle.mailbox().clone());
-        let opened = match &mut *serial.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(host) => host.activate(),
-            None => Ok(()),
-        };
-        opened.map_err(|error| ControlError::failed(OPERATION, &error))?;
+        .map_err(|error| unusable(&error))?;
+        let mailbox = Mailbox::new().map_err(|error| failed(&error))?;
+        let mut devices = HostDevices::prepare(
+            settings.devices,
+            settings.serial,
+            images,
+            specs,
+            mailbox.0.clone(),
+        );
+        devices.activate().map_err(|error| unusable(&error))?;
+        let start = Start::Live((machine, Box::new(devices)), sink);
+        let handle = self.start(start, mailbox).map_err(|error| failed(&error))?;
         self.install(handle);
         self.event("booted");
         Ok(())
@@ -292,7 +268,7 @@ impl Control {
     fn start(
         &self,
         start: Start,
-        serial: Arc<Mutex<Option<SerialHost>>>,
+        mailbox: (Mailbox, Receiver<Message>),
     ) -> std::io::Result<VmHandle> {
         let itself = self.itself.clone();
         let listener = Box::new(move |event: VmEvent| {
@@ -300,12 +276,7 @@ impl Control {
                 control.heard(event);
             }
         });
-        VmHandle::start(
-            self.setting.owner.clone(),
-            start,
-            Box::new(Devices { serial }),
-            listener,
-        )
+        VmHandle::start(self.setting.owner.clone(), start, mailbox, listener)
     }
 
     fn install(&self, handle: VmHandle) {
@@ -355,11 +326,12 @@ impl Control {
         Ok(())
     }
 
-    /// `vm.shutdown`: the machine is gone, its configuration stays.
+    /// `vm.shutdown`: the machine is gone, here and on its backup; its configuration stays.
     ///
     /// # Errors
     /// When the VM is not running.
     pub fn shutdown(&self) -> Result<(), ControlError> {
+        self.end_protection();
         let running = {
             let mut state = self.lock();
             state.receiving = None;
@@ -377,8 +349,38 @@ impl Control {
         Ok(())
     }
 
+    /// Tells the backup of a machine that is to end that it ends too: it would take over otherwise.
+    fn end_protection(&self) {
+        let protected = |state: &State| {
+            let running = state.running.as_ref();
+            running.is_some_and(|running| {
+                running.live && running.ended.is_none() && running.protection != Protection::None
+            })
+        };
+        let handle = {
+            let state = self.lock();
+            let running = state.running.as_ref().filter(|_| protected(&state));
+            running.map(|running| running.handle.clone())
+        };
+        let Some(handle) = handle else { return };
+        if let Err(error) = handle.stop_protection() {
+            log::warn!("the backup cannot be told that the VM ends: {error}");
+            return;
+        }
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), FAREWELL_TIMEOUT, |state| protected(state));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// `vm.delete`: as shutdown, and the configuration goes too.
     pub fn delete(&self) {
+        self.end_protection();
+        self.discard();
+    }
+
+    /// The machine and its configuration are gone from this process. A backup takes over.
+    fn discard(&self) {
         let (running, receiving) = {
             let mut state = self.lock();
             (state.running.take(), state.receiving.take())
@@ -428,6 +430,11 @@ impl Control {
     fn heard(&self, event: VmEvent) {
         match event {
             VmEvent::Ft(event) => self.heard_ft(&event),
+            VmEvent::DeviceLost { reason } => {
+                log::error!("live without a device: {reason}");
+                let properties = vec![("reason".to_owned(), reason)];
+                (self.setting.events)("vm", "device-lost", properties);
+            }
             VmEvent::Ended {
                 end,
                 was_live,
@@ -492,9 +499,14 @@ impl Control {
         };
         match event {
             FtEvent::Protected { .. } => running.protection = Protection::Active,
-            FtEvent::Promoted { .. } => {
+            FtEvent::Promoted { phases, .. } => {
                 running.live = true;
-                running.protection = Protection::None;
+                // The side that handed over is the backup now.
+                running.protection = if phases.planned {
+                    Protection::Active
+                } else {
+                    Protection::None
+                };
             }
             FtEvent::Demoted { .. } => {
                 running.live = false;
@@ -506,6 +518,8 @@ impl Control {
             | FtEvent::Fenced { .. } => running.protection = Protection::None,
             _ => {}
         }
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn status_value(&self, state: &State, status: &VmStatus) -> serde_json::Value {
@@ -521,19 +535,28 @@ impl Control {
         value
     }
 
-    /// Ends whatever there is, before the process does.
+    /// Ends whatever there is, before the process does. A backup takes over, as it does when the
+    /// process ends in any other way.
     pub fn quit(&self) {
-        self.delete();
+        self.discard();
     }
 }
 
 /// The machine that a configuration asks for.
-pub fn machine_config(config: &VmConfig) -> MachineConfig {
+fn machine_config(settings: &VmSettings, virtio: Vec<VirtioSpec>) -> MachineConfig {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     MachineConfig {
-        memory_size: config.memory.size,
-        serial: target(&config.serial).is_some(),
+        memory_size: settings.memory_bytes,
+        serial: settings.serial.is_some(),
         start_seconds: now.map_or(0, |since| since.as_secs()),
         boot_pages: 0,
+        virtio,
     }
+}
+
+/// Six random bytes, for an address that nobody chose.
+fn random_address() -> std::io::Result<[u8; 6]> {
+    let mut bytes = [0; 6];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }

@@ -56,33 +56,46 @@ impl Control {
             .destination_url
             .parse()
             .map_err(|error| ControlError::request(START, format!("destination_url: {error}")))?;
-        let config = {
-            let state = self.lock();
-            serde_json::to_vec(&state.config)
-                .map_err(|error| ControlError::failed(START, &error))?
-        };
-        let connection = address
+        let config = self.begin_start(&address)?;
+        let begun = address
             .connect()
-            .map_err(|error| ControlError::failed(START, &error))?;
-        {
-            let mut state = self.lock();
-            state.started = None;
-            state.peer = Some(address.to_string());
-            if let Some(running) = &mut state.running {
-                running.protection = Protection::Starting;
-            }
-        }
-        if let Err(error) = handle.protect(Protect {
-            connection,
-            parameters,
-            config,
-        }) {
+            .map_err(|error| ControlError::unusable(START, &error))
+            .and_then(|connection| {
+                let protect = Protect {
+                    connection,
+                    parameters,
+                    config,
+                };
+                handle
+                    .protect(protect)
+                    .map_err(|error| ControlError::unusable(START, &error))
+            });
+        if let Err(error) = begun {
             if let Some(running) = &mut self.lock().running {
                 running.protection = Protection::None;
             }
-            return Err(ControlError::failed(START, &error));
+            return Err(error);
         }
         self.wait_until_started()
+    }
+
+    /// Keeps other starts away, and gives the configuration that the backup is to have.
+    fn begin_start(&self, address: &Address) -> Result<Vec<u8>, ControlError> {
+        let mut state = self.lock();
+        let config = serde_json::to_vec(&state.config)
+            .map_err(|error| ControlError::failed(START, &error))?;
+        match &mut state.running {
+            Some(running) if running.protection == Protection::None => {
+                running.protection = Protection::Starting;
+            }
+            _ => {
+                let reason = vec!["VM is being protected already".to_owned()];
+                return Err(ControlError::new(409, START, reason));
+            }
+        }
+        state.started = None;
+        state.peer = Some(address.to_string());
+        Ok(config)
     }
 
     fn wait_until_started(&self) -> Result<(), ControlError> {

@@ -1,16 +1,17 @@
 //! The backup's side: listens for a primary and makes the machine that it describes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api_client::types::{ConfigOverrides, FtReceiveConfig, VmConfig};
 
-use super::{Control, ControlError, Running, serial_host};
+use super::{Control, ControlError, Running, causes};
 use crate::api::state::Phase;
-use crate::host::serial::SerialHost;
+use crate::config::{HostLimits, devices, overrides, serial_target};
+use crate::host::devices::{DeviceError, HostDevices, Images};
 use crate::machine::{BuildError, MachineConfig, VirtualMachine};
-use crate::vm::{Address, Builder, Listening, Message, Start, VmHandle};
+use crate::vm::{Address, Builder, Built, Listening, Mailbox, Message, Start, VmHandle};
 
 const OPERATION: &str = "The backup could not listen";
 /// How often the listening thread looks whether it is still wanted.
@@ -44,36 +45,49 @@ impl Drop for Receiving {
 struct Make {
     control: Arc<Control>,
     overrides: ConfigOverrides,
-    serial: Arc<Mutex<Option<SerialHost>>>,
+    mailbox: Mailbox,
 }
 
 impl Make {
     /// The machine that the primary describes, and the host side of its devices.
-    fn machine(
-        &self,
-        config: MachineConfig,
-        described: &[u8],
-    ) -> Result<VirtualMachine, BuildError> {
-        let malformed = |_| BuildError::Description("the VM's configuration is malformed");
+    fn machine(&self, config: MachineConfig, described: &[u8]) -> Result<Built, BuildError> {
+        let malformed = |_| BuildError::Description("the VM's configuration is malformed".into());
         let vm: Option<VmConfig> = serde_json::from_slice(described).map_err(malformed)?;
-        let mut vm = vm.ok_or(BuildError::Description("the VM has no configuration"))?;
-        if let Some(serial) = &self.overrides.serial {
-            vm.serial = serial.clone();
+        let mut vm =
+            vm.ok_or_else(|| BuildError::Description("the VM has no configuration".into()))?;
+        overrides::apply(&mut vm, &self.overrides).map_err(described_wrongly)?;
+        let host_limits = HostLimits::probe().map_err(described_wrongly)?;
+        if config.memory_size > host_limits.memory_bytes {
+            let text = format!(
+                "{} bytes of memory are more than this host's {}",
+                config.memory_size, host_limits.memory_bytes
+            );
+            return Err(BuildError::Description(text));
         }
-        let machine = VirtualMachine::blank(config, self.control.setting.hypervisor.as_ref())?;
-        let mailbox = {
-            let mut state = self.control.lock();
-            state.config = Some(vm.clone());
-            state
-                .running
-                .as_ref()
-                .map(|running| running.handle.mailbox().clone())
+        let settings = devices(&vm).map_err(described_wrongly)?;
+        let serial = serial_target("serial", &vm.serial).map_err(described_wrongly)?;
+        if settings.len() != config.virtio.len() {
+            let text = "the machine's devices are not those of the VM's configuration".into();
+            return Err(BuildError::Description(text));
+        }
+        let wrong = |error: DeviceError| BuildError::Device {
+            device: error.id.clone(),
+            source: Box::new(error),
         };
-        let mailbox = mailbox.ok_or(BuildError::Description("the backup was ended"))?;
-        *self.serial.lock().unwrap_or_else(PoisonError::into_inner) =
-            serial_host(&vm.serial, mailbox);
-        Ok(machine)
+        let images = Images::open_replicated(&settings, &config.virtio).map_err(wrong)?;
+        let stores = images.stores(&config.virtio).map_err(described_wrongly)?;
+        let specs = config.virtio.clone();
+        let hypervisor = self.control.setting.hypervisor.as_ref();
+        let machine = VirtualMachine::blank(config, stores, hypervisor)?;
+        let host = HostDevices::prepare(settings, serial, images, specs, self.mailbox.clone());
+        self.control.lock().config = Some(vm);
+        Ok((machine, Box::new(host)))
     }
+}
+
+/// What the primary says does not fit this host.
+fn described_wrongly(error: impl std::error::Error) -> BuildError {
+    BuildError::Description(causes(&error).join(": "))
 }
 
 impl Control {
@@ -92,7 +106,7 @@ impl Control {
         }
         let listening = address
             .listen()
-            .map_err(|error| ControlError::failed(OPERATION, &error))?;
+            .map_err(|error| ControlError::unusable(OPERATION, &error))?;
         let wanted = Arc::new(AtomicBool::new(true));
         let address = match (&address, listening.port()) {
             (Address::Tcp(text), Some(port)) => {
@@ -141,15 +155,17 @@ impl Control {
                 }
             }
         };
-        let serial = Arc::new(Mutex::new(None));
-        let make = Make {
-            control: self.clone(),
-            overrides,
-            serial: serial.clone(),
-        };
-        let builder: Builder = Box::new(move |config, rest| make.machine(config, rest));
         let peer = connection.peer().to_owned();
-        match self.start(Start::Backup(builder), serial) {
+        let started = Mailbox::new().and_then(|mailbox| {
+            let make = Make {
+                control: self.clone(),
+                overrides,
+                mailbox: mailbox.0.clone(),
+            };
+            let builder: Builder = Box::new(move |config, rest| make.machine(config, rest));
+            self.start(Start::Backup(builder), mailbox)
+        });
+        match started {
             Ok(handle) => self.become_backup(handle, peer, connection),
             Err(error) => {
                 log::error!("cannot start the backup: {error}");

@@ -1,4 +1,4 @@
-//! ACPI tables: root pointer, XSDT, FADT (hardware-reduced), MADT, DSDT.
+//! ACPI tables: root pointer, XSDT, FADT (hardware-reduced), MADT, DSDT; with PCI also MCFG.
 //!
 //! Spec: ACPI 6.5 §5.2, §5.6.9. The devices behind them are `devices::legacy`.
 
@@ -23,13 +23,13 @@ use devices::legacy::acpi_pm::{
 use devices::legacy::serial_16550::{SERIAL_PORT, SERIAL_PORT_COUNT};
 use hypervisor::GuestMemory;
 
-use super::{LoadError, place};
+use super::{LoadError, Platform, acpi_pci, place};
 
 /// Where the root pointer lies; the tables follow it.
 const RSDP: u64 = 0xa_0000;
-const OEM_ID: [u8; 6] = *b"CLOUDH";
-const OEM_TABLE_ID: [u8; 8] = *b"CHFT    ";
-const OEM_REVISION: u32 = 1;
+pub(super) const OEM_ID: [u8; 6] = *b"CLOUDH";
+pub(super) const OEM_TABLE_ID: [u8; 8] = *b"CHFT    ";
+pub(super) const OEM_REVISION: u32 = 1;
 const SERIAL_IRQ: u32 = 4;
 const IOAPIC_ID: u8 = 0;
 
@@ -37,7 +37,7 @@ const IOAPIC_ID: u8 = 0;
 ///
 /// # Errors
 /// When guest memory ends below them.
-pub fn write_tables(memory: &GuestMemory, serial: bool) -> Result<u64, LoadError> {
+pub fn write_tables(memory: &GuestMemory, platform: Platform) -> Result<u64, LoadError> {
     let mut next = RSDP + 64;
     let mut put = |bytes: &[u8]| -> Result<u64, LoadError> {
         let at = next;
@@ -45,12 +45,15 @@ pub fn write_tables(memory: &GuestMemory, serial: bool) -> Result<u64, LoadError
         next = (at + bytes.len() as u64).next_multiple_of(64);
         Ok(at)
     };
-    let dsdt = put(&dsdt(serial))?;
+    let dsdt = put(&dsdt(platform))?;
     let fadt = put(&fadt(dsdt))?;
     let madt = put(&madt())?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if platform.pci {
+        xsdt.add_entry(put(&acpi_pci::mcfg())?);
+    }
     let xsdt = put(&bytes_of(&xsdt))?;
     place(
         memory,
@@ -61,7 +64,7 @@ pub fn write_tables(memory: &GuestMemory, serial: bool) -> Result<u64, LoadError
     Ok(RSDP)
 }
 
-fn bytes_of(table: &dyn Aml) -> Vec<u8> {
+pub(super) fn bytes_of(table: &dyn Aml) -> Vec<u8> {
     let mut bytes = Vec::new();
     table.to_aml_bytes(&mut bytes);
     bytes
@@ -128,7 +131,7 @@ fn finish(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn dsdt(serial: bool) -> Vec<u8> {
+fn dsdt(platform: Platform) -> Vec<u8> {
     let mut table = Sdt::new(*b"DSDT", 36, 6, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     table.append_slice(&bytes_of(&Name::new(
         "_S5_".into(),
@@ -136,8 +139,11 @@ fn dsdt(serial: bool) -> Vec<u8> {
     )));
     table.append_slice(&power_button());
     table.append_slice(&event_device());
-    if serial {
+    if platform.serial {
         table.append_slice(&serial_port());
+    }
+    if platform.pci {
+        table.append_slice(&acpi_pci::host_bridge());
     }
     table.as_slice().to_vec()
 }
@@ -207,7 +213,18 @@ mod tests {
 
     #[test]
     fn every_table_sums_to_zero_and_says_its_length() {
-        for table in [dsdt(true), dsdt(false), fadt(0x1000), madt()] {
+        let all = Platform {
+            serial: true,
+            pci: true,
+        };
+        let tables = [
+            dsdt(all),
+            dsdt(Platform::default()),
+            fadt(0x1000),
+            madt(),
+            acpi_pci::mcfg(),
+        ];
+        for table in tables {
             assert_eq!(sum(&table), 0);
             let len = u32::from_le_bytes([table[4], table[5], table[6], table[7]]);
             assert_eq!(len as usize, table.len());
@@ -217,7 +234,7 @@ mod tests {
     #[test]
     fn root_pointer_leads_to_the_tables() {
         let memory = GuestMemory::new(2 << 20).unwrap();
-        let rsdp = write_tables(&memory, true).unwrap();
+        let rsdp = write_tables(&memory, Platform::default()).unwrap();
         let mut signature = [0; 8];
         memory.read(GuestAddress(rsdp), &mut signature).unwrap();
         assert_eq!(&signature, b"RSD PTR ");

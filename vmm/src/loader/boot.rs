@@ -3,6 +3,7 @@
 //! Spec: Linux `Documentation/arch/x86/boot.rst` (64-bit boot protocol) and `zero-page.rst`; Xen
 //! `public/arch-x86/hvm/start_info.h` for PVH.
 
+use devices::board::{ECAM_BASE, ECAM_SIZE};
 use hypervisor::arch::x86_64::control::{cr0, cr4, efer};
 use hypervisor::arch::x86_64::paging;
 use hypervisor::arch::x86_64::segment::{CS, access};
@@ -49,17 +50,22 @@ pub struct Boot<'a> {
     pub initramfs: Option<(u64, u64)>,
     /// Address of the ACPI root pointer.
     pub rsdp: u64,
+    /// Whether there is a PCI bus, whose ECAM is not to be used for anything else.
+    pub pci: bool,
 }
 
 /// A range of the memory map: start, size, type (1 RAM, 2 reserved, 3 ACPI).
 type Range = (u64, u64, u32);
 
-fn memory_map(memory: &GuestMemory) -> Vec<Range> {
+fn memory_map(memory: &GuestMemory, pci: bool) -> Vec<Range> {
     let mut map = vec![
         (0, LOW_END, 1),
         (LOW_END, HIGH_MEMORY - LOW_END, 2),
         (HIGH_MEMORY, memory.low_end().saturating_sub(HIGH_MEMORY), 1),
     ];
+    if pci {
+        map.push((ECAM_BASE, ECAM_SIZE, 2));
+    }
     if memory.high_end() > HIGH_START {
         map.push((HIGH_START, memory.high_end() - HIGH_START, 1));
     }
@@ -94,7 +100,7 @@ impl Boot<'_> {
             put(&mut page, 0x218, &(address as u32).to_le_bytes());
             put(&mut page, 0x21c, &(size as u32).to_le_bytes());
         }
-        let map = memory_map(memory);
+        let map = memory_map(memory, self.pci);
         page[0x1e8] = map.len() as u8;
         for (index, (start, size, kind)) in map.into_iter().enumerate() {
             let at = 0x2d0 + index * 20;
@@ -122,7 +128,7 @@ impl Boot<'_> {
     pub fn pvh(&self, memory: &GuestMemory, entry: u64) -> Result<CpuState, LoadError> {
         const MAGIC: u32 = 0x336e_c578;
         self.place_command_line(memory)?;
-        let map = memory_map(memory);
+        let map = memory_map(memory, self.pci);
         let mut info = Vec::new();
         let modules = u32::from(self.initramfs.is_some());
         for word in [MAGIC, 1, 0, modules] {

@@ -11,6 +11,7 @@
 //! before the kernel: there is no firmware, and the kernel's own decompressor is not used.
 
 pub mod acpi;
+mod acpi_pci;
 pub mod boot;
 pub mod kernel;
 
@@ -20,6 +21,15 @@ use hypervisor::{CpuState, GuestAddress, GuestMemory, MemoryError};
 
 use self::boot::{Boot, COMMAND_LINE_MOST};
 use self::kernel::{Entry, Kernel, KernelError};
+
+/// What the guest is told to have besides processor and memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Platform {
+    /// A serial port.
+    pub serial: bool,
+    /// A PCI bus.
+    pub pci: bool,
+}
 
 /// What to load: the files' contents, so that a reset finds the same bytes again, whatever
 /// became of the files, and on whichever host.
@@ -137,7 +147,11 @@ pub(crate) fn place(
 ///
 /// # Errors
 /// When a file cannot be read or used, or does not fit.
-pub fn load(memory: &GuestMemory, payload: &Payload, serial: bool) -> Result<CpuState, LoadError> {
+pub fn load(
+    memory: &GuestMemory,
+    payload: &Payload,
+    platform: Platform,
+) -> Result<CpuState, LoadError> {
     let kernel = Kernel::parse(&payload.kernel).map_err(|source| LoadError::Kernel {
         path: payload.kernel_path.clone(),
         source,
@@ -154,11 +168,12 @@ pub fn load(memory: &GuestMemory, payload: &Payload, serial: bool) -> Result<Cpu
             len: payload.cmdline.len(),
         });
     }
-    let rsdp = acpi::write_tables(memory, serial)?;
+    let rsdp = acpi::write_tables(memory, platform)?;
     let boot = Boot {
         cmdline: &payload.cmdline,
         initramfs,
         rsdp,
+        pci: platform.pci,
     };
     match kernel.entry {
         Entry::Linux64 {

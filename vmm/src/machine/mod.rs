@@ -12,15 +12,21 @@
 //! whichever side of a pair, and never logged.
 
 mod boot_image;
+mod config;
+pub mod disks;
+mod dma;
+mod page_set;
 mod run;
 mod saved;
+mod virtio;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use devices::board::{Board, BoardConfig};
+use devices::board::{Board, BoardConfig, DeviceEvent};
 use devices::clock::VirtualTime;
 use devices::legacy::cmos_rtc::RtcConfig;
-use ft::event::{ControlOp, DeviceId, Input, Output, SyncPoint};
+use ft::event::{ControlOp, Input, Output, SyncPoint};
 use ft::machine::{MachineError, Page};
 use ft::time::{LogicalTime, PageNumber};
 use hypervisor::arch::x86_64::paging::PHYSICAL_BITS;
@@ -28,48 +34,19 @@ use hypervisor::{
     CpuState, GuestAddress, GuestMemory, Hypervisor, HypervisorError, Kicker, MemoryError,
     TscClock, Vcpu,
 };
-use serde::{Deserialize, Serialize};
 
 use self::boot_image::{BootImage, MOST_PAGES};
-use crate::loader::{self, LoadError, Payload};
+use self::disks::{DiskStore, Disks};
+use crate::loader::{self, LoadError, Payload, Platform};
 
-/// The serial port, as a source of inputs and outputs.
-pub const SERIAL: DeviceId = DeviceId(1);
-/// The debug console at port 0xe9.
-pub const DEBUG_CONSOLE: DeviceId = DeviceId(2);
+pub use self::config::{
+    DEBUG_CONSOLE, DiskMode, MOST_VIRTIO, MachineConfig, SERIAL, VirtioSpec, virtio_id,
+    virtio_index,
+};
+pub use self::virtio::{DeviceInput, decode_disk_output};
 
-/// What a machine consists of. Equal on both sides of a pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineConfig {
-    /// Bytes of memory.
-    pub memory_size: u64,
-    /// Whether there is a serial port.
-    pub serial: bool,
-    /// Seconds since 1970 that the guest's clock shows when the machine is made.
-    pub start_seconds: u64,
-    /// Pages that the boot files take.
-    pub boot_pages: u64,
-}
-
-impl MachineConfig {
-    /// The configuration that a fingerprint tells of, if this program can make such a machine.
-    pub fn from_fingerprint(fingerprint: &str) -> Option<Self> {
-        let word = |name: &str| {
-            let mut words = fingerprint.split(' ').skip_while(|word| *word != name);
-            words.nth(1)
-        };
-        let config = Self {
-            memory_size: word("memory")?.parse().ok()?,
-            serial: word("serial")?.parse().ok()?,
-            start_seconds: 0,
-            boot_pages: word("boot-pages")?
-                .parse()
-                .ok()
-                .filter(|&n| n <= MOST_PAGES)?,
-        };
-        Some(config)
-    }
-}
+/// The contents of a machine's replicated disks on this host, by the index of the device.
+pub type DiskStores = BTreeMap<usize, Box<dyn DiskStore>>;
 
 /// Why a machine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +65,26 @@ pub enum BuildError {
     BootFiles(&'static str),
     /// What a primary said about its machine cannot be used.
     #[error("{0}")]
-    Description(&'static str),
+    Description(String),
+    /// A replicated disk has no contents here, or contents of another size.
+    #[error("disk of device {device} has {found} bytes here, not the {expected} of the machine")]
+    DiskSize {
+        /// Index of the device.
+        device: usize,
+        /// What the machine's disk has.
+        expected: u64,
+        /// What there is here.
+        found: u64,
+    },
+    /// The host side of a device cannot be had.
+    #[error("the host side of device {device} cannot be made")]
+    Device {
+        /// Its identifier.
+        device: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The backend refused the state to start from.
     #[error("the virtual processor refuses its first state")]
     Vcpu(#[from] hypervisor::VcpuError),
@@ -104,6 +100,10 @@ pub struct VirtualMachine {
     clock: SyncPoint,
     /// Outputs that were not taken yet.
     outputs: Vec<Output>,
+    /// Requests to the host that were not taken yet; none while it is not live.
+    requests: Vec<DeviceEvent>,
+    live: bool,
+    disks: Disks,
     powered_off: bool,
     /// What the board was last told about the guest's time-stamp offset.
     tsc_offset: u64,
@@ -119,6 +119,7 @@ impl VirtualMachine {
     pub fn new(
         config: MachineConfig,
         payload: &Payload,
+        stores: DiskStores,
         hypervisor: &dyn Hypervisor,
     ) -> Result<Self, BuildError> {
         let boot = BootImage::of(payload);
@@ -129,9 +130,9 @@ impl VirtualMachine {
             boot_pages: boot.page_count(),
             ..config
         };
-        let mut machine = Self::blank(config, hypervisor)?;
+        let mut machine = Self::blank(config, stores, hypervisor)?;
         machine.boot = boot;
-        let state = loader::load(&machine.memory, payload, machine.config.serial)?;
+        let state = loader::load(&machine.memory, payload, machine.platform())?;
         machine.vcpu.restore(&state)?;
         machine.set_clock(machine.clock);
         Ok(machine)
@@ -141,7 +142,12 @@ impl VirtualMachine {
     ///
     /// # Errors
     /// When memory or processor cannot be had.
-    pub fn blank(config: MachineConfig, hypervisor: &dyn Hypervisor) -> Result<Self, BuildError> {
+    pub fn blank(
+        config: MachineConfig,
+        stores: DiskStores,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Self, BuildError> {
+        check_stores(&config, &stores)?;
         let memory = Arc::new(GuestMemory::new(config.memory_size)?);
         let mut vm = hypervisor.create_vm(memory.clone(), 1)?;
         let vcpu = vm.take_vcpus().pop().expect("a VM of one vCPU has it");
@@ -153,6 +159,9 @@ impl VirtualMachine {
             board,
             clock: SyncPoint::start(),
             outputs: Vec::new(),
+            requests: Vec::new(),
+            live: false,
+            disks: Disks::new(stores),
             powered_off: false,
             tsc_offset: 0,
             resets: 0,
@@ -171,8 +180,15 @@ impl VirtualMachine {
                 ..RtcConfig::default()
             },
             phys_address_bits: PHYSICAL_BITS as u8,
-            pci: Vec::new(),
+            pci: virtio::board_devices(config),
         })
+    }
+
+    fn platform(&self) -> Platform {
+        Platform {
+            serial: self.config.serial,
+            pci: !self.config.virtio.is_empty(),
+        }
     }
 
     /// What the machine consists of.
@@ -243,12 +259,7 @@ impl VirtualMachine {
                 let taken = self.board.serial_input(payload);
                 assert_eq!(taken, payload.len(), "the port takes what it has room for");
             }
-            Input::Device { device, .. } => {
-                return Err(MachineError::new(format!(
-                    "no device {} takes input",
-                    device.0
-                )));
-            }
+            Input::Device { device, payload } => return self.virtio_input(*device, payload),
             Input::Control(ControlOp::PowerButton) => self.board.power_button(),
             Input::Control(ControlOp::Nmi) => self.board.nmi_button(),
             Input::Control(ControlOp::Reset) => {
@@ -260,22 +271,41 @@ impl VirtualMachine {
     }
 
     fn copy_page(&self, page: PageNumber, bytes: &mut Page) {
-        match page.0.checked_sub(self.memory.page_count()) {
-            None => self
+        match self.place(page) {
+            Place::Memory(index) => self
                 .memory
-                .with_page(page.0, |from| bytes.copy_from_slice(from)),
-            Some(index) => bytes.copy_from_slice(self.boot.page(index)),
+                .with_page(index, |from| bytes.copy_from_slice(from)),
+            Place::Boot(index) => bytes.copy_from_slice(self.boot.page(index)),
+            Place::Disk(index) => self.disks.read_page(index, bytes),
         }
     }
 
     fn set_page(&mut self, page: PageNumber, bytes: &Page) {
-        if let Some(index) = page.0.checked_sub(self.memory.page_count()) {
-            self.boot.page_mut(index).copy_from_slice(bytes);
-            return;
+        match self.place(page) {
+            Place::Memory(index) => {
+                let at: GuestAddress = self.memory.page_address(index);
+                let written = self.memory.write(at, bytes);
+                assert!(written.is_ok(), "page {page} lies inside memory");
+            }
+            Place::Boot(index) => self.boot.page_mut(index).copy_from_slice(bytes),
+            Place::Disk(index) => self.disks.write_page(index, bytes),
         }
-        let at: GuestAddress = self.memory.page_address(page.0);
-        let written = self.memory.write(at, bytes);
-        assert!(written.is_ok(), "page {page} lies inside memory");
+    }
+
+    /// What a page is a page of: memory, then the boot files, then the disks.
+    fn place(&self, page: PageNumber) -> Place {
+        let boot = self.memory.page_count();
+        let disks = boot + self.boot.page_count();
+        match page.0 {
+            index if index < boot => Place::Memory(index),
+            index if index < disks => Place::Boot(index - boot),
+            index => Place::Disk(index - disks),
+        }
+    }
+
+    /// The number of the first disk's first page.
+    fn first_disk_page(&self) -> u64 {
+        self.memory.page_count() + self.boot.page_count()
     }
 
     fn pages(numbers: Vec<u64>) -> Vec<PageNumber> {
@@ -283,6 +313,31 @@ impl VirtualMachine {
     }
 
     fn page_total(&self) -> u64 {
-        self.memory.page_count() + self.boot.page_count()
+        self.first_disk_page() + self.disks.page_count()
     }
+}
+
+/// Where a page is, and its index there.
+enum Place {
+    Memory(u64),
+    Boot(u64),
+    Disk(u64),
+}
+
+/// Each replicated disk has contents of its size here.
+fn check_stores(config: &MachineConfig, stores: &DiskStores) -> Result<(), BuildError> {
+    for (device, spec) in config.virtio.iter().enumerate() {
+        let Some(expected) = spec.replicated_bytes() else {
+            continue;
+        };
+        let found = stores.get(&device).map_or(0, |store| store.size());
+        if found != expected {
+            return Err(BuildError::DiskSize {
+                device,
+                expected,
+                found,
+            });
+        }
+    }
+    Ok(())
 }

@@ -1,7 +1,6 @@
 //! The run loop: between two stops of the processor, the board sees the time and the processor
 //! its interrupts.
 
-use devices::dma::NoRam;
 use devices::interrupt_controller::lapic::CpuSignal;
 use devices::legacy::acpi_pm::PowerRequest;
 use ft::event::Output;
@@ -9,6 +8,7 @@ use ft::machine::Stop;
 use ft::time::LogicalTime;
 use hypervisor::Exit;
 
+use super::dma::Dma;
 use super::{BuildError, DEBUG_CONSOLE, SERIAL, VirtualMachine};
 use crate::loader;
 
@@ -26,8 +26,15 @@ impl VirtualMachine {
             if self.powered_off {
                 return Ok(Stop::PoweredOff);
             }
+            if let Some(text) = self.disks.failure() {
+                return Ok(Stop::Failed(text.to_owned()));
+            }
             if !self.outputs.is_empty() {
                 return Ok(Stop::Output);
+            }
+            if !self.requests.is_empty() {
+                // The host is to begin at once.
+                return Ok(Stop::Kicked);
             }
             let time = self.vcpu.logical_time();
             if time >= until {
@@ -44,7 +51,7 @@ impl VirtualMachine {
             // processor stopped there.
             let now = self.virtual_time();
             self.board.advance(now);
-            self.take_events()?;
+            self.sort_events()?;
             if exit == Exit::Kicked {
                 return Ok(Stop::Kicked);
             }
@@ -77,7 +84,7 @@ impl VirtualMachine {
                 self.vcpu.complete_read(u64::from(value))?;
             }
             Exit::PioWrite { port, size, value } => {
-                self.board.pio_write(port, size, value, now, &mut NoRam);
+                self.port_write(port, size, value);
                 self.finish_instruction()?;
             }
             Exit::MmioRead { gpa, size } => {
@@ -85,7 +92,7 @@ impl VirtualMachine {
                 self.vcpu.complete_read(value)?;
             }
             Exit::MmioWrite { gpa, size, value } => {
-                self.board.mmio_write(gpa, size, value, now, &mut NoRam);
+                self.memory_mapped_write(gpa, size, value);
                 self.finish_instruction()?;
             }
             Exit::MsrRead { index } => {
@@ -141,18 +148,32 @@ impl VirtualMachine {
                 self.vcpu.complete_read(u64::from(value))?;
             }
             Exit::PioWrite { port, size, value } => {
-                self.board.pio_write(port, size, value, now, &mut NoRam)
+                self.port_write(port, size, value);
             }
             Exit::MmioRead { gpa, size } => {
                 let value = self.board.mmio_read(gpa, size, now);
                 self.vcpu.complete_read(value)?;
             }
             Exit::MmioWrite { gpa, size, value } => {
-                self.board.mmio_write(gpa, size, value, now, &mut NoRam)
+                self.memory_mapped_write(gpa, size, value);
             }
             _ => {}
         }
         Ok(())
+    }
+
+    fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        let now = self.virtual_time();
+        let mut dma = Dma::new(&self.memory);
+        self.board.pio_write(port, size, value, now, &mut dma);
+        dma.finish(self.vcpu.as_mut());
+    }
+
+    fn memory_mapped_write(&mut self, gpa: u64, size: u8, value: u64) {
+        let now = self.virtual_time();
+        let mut dma = Dma::new(&self.memory);
+        self.board.mmio_write(gpa, size, value, now, &mut dma);
+        dma.finish(self.vcpu.as_mut());
     }
 
     /// Tells the board when the guest moved its time-stamp counter.
@@ -165,7 +186,7 @@ impl VirtualMachine {
         }
     }
 
-    fn take_events(&mut self) -> Result<(), BuildError> {
+    pub(super) fn sort_events(&mut self) -> Result<(), BuildError> {
         if !self.board.has_events() {
             return Ok(());
         }
@@ -175,6 +196,7 @@ impl VirtualMachine {
                 self.outputs.push(Output { device, payload });
             }
         }
+        self.sort_virtio(events.virtio);
         for signal in events.signals {
             // With one processor, INIT and start-up messages to itself are what a guest sends
             // only by mistake; SMI has no handler. NMI is the one that is delivered.
@@ -204,7 +226,7 @@ impl VirtualMachine {
             .boot
             .payload()
             .ok_or(BuildError::BootFiles("are not there"))?;
-        let mut state = loader::load(&self.memory, &payload, self.config.serial)?;
+        let mut state = loader::load(&self.memory, &payload, self.platform())?;
         state.logical_time = time;
         state.tsc = tsc;
         self.vcpu.restore(&state)?;

@@ -9,12 +9,12 @@ use ft::time::{LogicalTime, PageNumber};
 use hypervisor::CpuState;
 use serde::{Deserialize, Serialize};
 
-use super::VirtualMachine;
+use super::{Place, VirtualMachine};
 
 const CPU: &str = "cpu";
 const MACHINE: &str = "machine";
 const CPU_VERSION: u16 = 1;
-const MACHINE_VERSION: u16 = 1;
+const MACHINE_VERSION: u16 = 2;
 
 /// What belongs to neither processor nor board.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,11 +123,9 @@ fn flatten(path: String, value: &serde_json::Value, fields: &mut Vec<(String, St
 impl Machine for VirtualMachine {
     fn fingerprint(&self) -> String {
         format!(
-            "machine {MACHINE_VERSION} cpu {CPU_VERSION} {} memory {} serial {} boot-pages {}",
+            "machine {MACHINE_VERSION} cpu {CPU_VERSION} {} {}",
             self.hypervisor_name,
-            self.config.memory_size,
-            self.config.serial,
-            self.config.boot_pages,
+            self.config.fingerprint(),
         )
     }
 
@@ -191,6 +189,7 @@ impl Machine for VirtualMachine {
         self.tsc_offset = state.tsc_offset;
         self.resets = state.resets;
         self.outputs.clear();
+        self.requests.clear();
         self.set_clock(state.clock);
         Ok(())
     }
@@ -227,19 +226,29 @@ impl Machine for VirtualMachine {
     }
 
     fn page_digest(&self, page: PageNumber) -> u64 {
-        match page.0.checked_sub(self.memory.page_count()) {
-            None => self.memory.with_page(page.0, ft::digest::of_page),
-            Some(index) => ft::digest::of_page(self.boot.page(index)),
+        match self.place(page) {
+            Place::Memory(index) => self.memory.with_page(index, ft::digest::of_page),
+            Place::Boot(index) => ft::digest::of_page(self.boot.page(index)),
+            Place::Disk(index) => self
+                .disks
+                .page_digest(index, |device| self.requests_under_way(device)),
         }
     }
 
     fn take_dirty_pages(&mut self) -> Vec<PageNumber> {
-        Self::pages(self.memory.take_dirty())
+        let mut pages = Self::pages(self.memory.take_dirty());
+        let first = self.first_disk_page();
+        let written = self.disks.take_written().into_iter();
+        pages.extend(written.map(|page| PageNumber(first + page)));
+        pages
     }
 
     fn touched_pages(&self) -> Vec<PageNumber> {
         let mut pages = Self::pages(self.memory.touched());
-        pages.extend((self.memory.page_count()..self.page_total()).map(PageNumber));
+        let first = self.first_disk_page();
+        pages.extend((self.memory.page_count()..first).map(PageNumber));
+        let used = self.disks.touched().into_iter();
+        pages.extend(used.map(|page| PageNumber(first + page)));
         pages
     }
 

@@ -1,14 +1,15 @@
 //! What comes to a machine's thread from others.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hypervisor::Kicker;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Command, Connection};
+use super::offers::{Offered, Port};
+use super::{Command, Connection, Tenure};
 
 /// Something for the thread.
 pub enum Message {
@@ -16,6 +17,8 @@ pub enum Message {
     Command(Command),
     /// Input for the serial port.
     Serial(Vec<u8>),
+    /// Input for a virtio device.
+    Device(Offered),
     /// A connection from a primary.
     Connected(Connection),
 }
@@ -26,6 +29,7 @@ pub struct Mailbox {
     sender: Sender<Message>,
     kicker: Arc<Mutex<Option<Kicker>>>,
     waker: Arc<Waker>,
+    tenure: Arc<AtomicU64>,
 }
 
 impl Mailbox {
@@ -39,6 +43,7 @@ impl Mailbox {
             sender,
             kicker: Arc::default(),
             waker: Arc::new(Waker::new()?),
+            tenure: Arc::default(),
         };
         Ok((mailbox, receiver))
     }
@@ -46,6 +51,21 @@ impl Mailbox {
     /// Names the vCPU that must come back when something arrives.
     pub fn set_kicker(&self, kicker: Option<Kicker>) {
         *self.kicker.lock().unwrap_or_else(PoisonError::into_inner) = kicker;
+    }
+
+    /// Where the host side of a virtio device offers its input in this tenure.
+    pub fn port(&self, device: usize) -> Port {
+        Port::new(self.clone(), device, self.tenure())
+    }
+
+    /// The tenure that is or is about to be.
+    pub(super) fn tenure(&self) -> Tenure {
+        Tenure(self.tenure.load(Ordering::Acquire))
+    }
+
+    /// Ends a tenure: what its host sides still offer is dropped.
+    pub(super) fn end_tenure(&self) {
+        self.tenure.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Wakes the thread when something arrives.

@@ -14,10 +14,13 @@
 
 mod connection;
 mod mailbox;
+mod offers;
 mod thread;
 
-use std::sync::mpsc;
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, Receiver};
 
+use devices::board::DeviceEvent;
 use ft::event::{ControlOp, Output};
 use ft::parameters::Parameters;
 use ft::status::{End, FtEvent, FtStatus};
@@ -26,16 +29,37 @@ use crate::machine::{BuildError, MachineConfig, VirtualMachine};
 
 pub use connection::{Address, AddressError, Connection, Listening};
 pub use mailbox::{Mailbox, Message};
+pub use offers::{Offered, Port};
 
 /// The host side of a machine's devices.
 pub trait HostSide: Send {
     /// An output leaves the machine for good.
     fn output(&mut self, output: &Output);
-    /// This side executes for real from now on: input may come, outputs will.
-    fn go_live(&mut self);
+    /// A virtio device asks for something, or says how its driver is.
+    fn request(&mut self, request: DeviceEvent);
+    /// This side executes for real from now on: input may come, outputs will. Says what could not
+    /// be opened.
+    fn go_live(&mut self, live: &Live<'_>) -> Vec<String>;
     /// Another side executes from now on: nothing comes or goes here until it is live again.
     fn leave(&mut self);
+    /// What the devices have done while the machine was live here, by their names.
+    fn counters(&self) -> BTreeMap<String, Counters>;
 }
+
+/// Counters by their names.
+pub type Counters = BTreeMap<&'static str, u64>;
+
+/// A machine that goes live here.
+pub struct Live<'a> {
+    /// The machine, for what its devices are like.
+    pub machine: &'a VirtualMachine,
+    /// Whether another host had it before.
+    pub taken_over: bool,
+}
+
+/// Numbers the times that a machine is live here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenure(u64);
 
 /// Whoever wants to know what happens to the machine.
 pub type Listener = Box<dyn FnMut(VmEvent) + Send>;
@@ -45,6 +69,11 @@ pub type Listener = Box<dyn FnMut(VmEvent) + Send>;
 pub enum VmEvent {
     /// To its protection.
     Ft(FtEvent),
+    /// It went live here without the host side of a device.
+    DeviceLost {
+        /// Which, and why.
+        reason: String,
+    },
     /// It has ended; the thread is about to.
     Ended {
         /// Why.
@@ -56,14 +85,16 @@ pub enum VmEvent {
     },
 }
 
+/// A machine and the host side of its devices.
+pub type Built = (VirtualMachine, Box<dyn HostSide>);
+
 /// Makes the machine of a backup, from what the primary handed on.
-pub type Builder =
-    Box<dyn FnMut(MachineConfig, &[u8]) -> Result<VirtualMachine, BuildError> + Send>;
+pub type Builder = Box<dyn FnMut(MachineConfig, &[u8]) -> Result<Built, BuildError> + Send>;
 
 /// What the thread is to start as.
 pub enum Start {
     /// Executes this machine; with a log of it if there is a sink.
-    Live(Box<VirtualMachine>, Option<ft::primary::LogSink>),
+    Live(Built, Option<ft::primary::LogSink>),
     /// Waits for a primary on a connection that will be handed in.
     Backup(Builder),
 }
@@ -132,6 +163,8 @@ pub struct VmStatus {
     pub hypervisor: &'static str,
     /// What went through the serial port here.
     pub serial: SerialCounters,
+    /// What the virtio devices have done here.
+    pub devices: BTreeMap<String, Counters>,
 }
 
 /// Bytes of the serial port, counted while the machine executes for real here.
@@ -152,22 +185,21 @@ pub struct VmHandle {
 }
 
 impl VmHandle {
-    /// Starts the thread.
+    /// Starts the thread that reads this mailbox.
     ///
     /// # Errors
-    /// When the host has no thread or descriptor to give.
+    /// When the host has no thread to give.
     pub fn start(
         owner: String,
         start: Start,
-        host: Box<dyn HostSide>,
+        (mailbox, receiver): (Mailbox, Receiver<Message>),
         listener: Listener,
     ) -> std::io::Result<Self> {
-        let (mailbox, receiver) = Mailbox::new()?;
         let inner = mailbox.clone();
         let thread = std::thread::Builder::new()
             .name("vcpu0".to_owned())
             .spawn(move || {
-                thread::VmThread::new(owner, start, host, listener, inner, receiver).run();
+                thread::VmThread::new(owner, start, (inner, receiver), listener).run();
             })?;
         Ok(Self {
             mailbox,

@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use devices::virtio::any::VirtioConfig;
+use devices::virtio::input::VirtioInput;
 use ft::event::Input;
 use ft::fence::{Fence, FileFence, NoFence};
 use ft::inbox::Inbox;
@@ -16,17 +18,17 @@ use ft::time::HostTime;
 use rustix::event::{PollFd, PollFlags};
 
 use super::mailbox::{Mailbox, Message};
+use super::offers::Offers;
 use super::{
-    Builder, Command, Connection, HostSide, Listener, Protect, SerialCounters, Start, VmError,
+    Builder, Built, Command, Connection, HostSide, Listener, Live, Protect, Start, VmError,
     VmEvent, VmStatus,
 };
+use crate::control::causes;
 use crate::host::poll;
 use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
 
-/// Input for the serial port that may wait to be taken, in bytes.
-const SERIAL_BACKLOG: usize = 1 << 20;
-/// Bytes of input that one entry of the log may hold.
-const SERIAL_CHUNK: usize = 4096;
+/// Bytes of input that may wait between being offered and being taken at a logical time.
+const INBOX_BYTES: usize = 2 << 20;
 /// Bytes read from the peer at once.
 const READ_SIZE: usize = 256 << 10;
 /// Reads between two slices of the guest.
@@ -44,17 +46,18 @@ pub(super) struct VmThread {
     machine: Option<Box<VirtualMachine>>,
     builder: Option<Builder>,
     inbox: Inbox,
-    /// Serial input that the port has no room for yet.
-    serial: std::collections::VecDeque<u8>,
-    serial_counters: SerialCounters,
+    offers: Offers,
     connection: Option<Connection>,
     /// What the connection is read into.
     arrived: Vec<u8>,
-    host: Box<dyn HostSide>,
+    /// The host side of the machine's devices; with the machine.
+    host: Option<Box<dyn HostSide>>,
     listener: Listener,
     mailbox: Mailbox,
     receiver: Receiver<Message>,
     was_live: bool,
+    /// Another host had the machine before, or may have.
+    had_elsewhere: bool,
     paused: bool,
     quit: bool,
 }
@@ -63,33 +66,31 @@ impl VmThread {
     pub(super) fn new(
         owner: String,
         start: Start,
-        host: Box<dyn HostSide>,
+        (mailbox, receiver): (Mailbox, Receiver<Message>),
         listener: Listener,
-        mailbox: Mailbox,
-        receiver: Receiver<Message>,
     ) -> Self {
         let epoch = Instant::now();
         let (pace, now) = (Pace::default(), HostTime(0));
         let mut sink = None;
-        let (replica, machine, builder) = match start {
-            Start::Live(machine, log) => {
+        let (replica, machine, host, builder) = match start {
+            Start::Live((mut machine, host), log) => {
                 sink = log;
-                (
-                    Replica::primary(owner, pace, machine.as_ref(), now),
-                    Some(machine),
-                    None,
-                )
+                machine.set_live(true);
+                let replica = Replica::primary(owner, pace, &machine, now);
+                (replica, Some(Box::new(machine)), Some(host), None)
             }
-            Start::Backup(builder) => (Replica::backup(owner, pace, now), None, Some(builder)),
+            Start::Backup(builder) => {
+                let replica = Replica::backup(owner, pace, now);
+                (replica, None, None, Some(builder))
+            }
         };
         let mut thread = Self {
             epoch,
             replica,
             machine,
             builder,
-            inbox: Inbox::new(SERIAL_CHUNK * 2),
-            serial: std::collections::VecDeque::new(),
-            serial_counters: SerialCounters::default(),
+            inbox: Inbox::new(INBOX_BYTES),
+            offers: Offers::default(),
             connection: None,
             arrived: Vec::new(),
             host,
@@ -97,9 +98,11 @@ impl VmThread {
             mailbox,
             receiver,
             was_live: false,
+            had_elsewhere: false,
             paused: false,
             quit: false,
         };
+        thread.had_elsewhere = thread.builder.is_some();
         if let Some(machine) = &thread.machine {
             thread.mailbox.set_kicker(Some(machine.kicker()));
         }
@@ -140,7 +143,7 @@ impl VmThread {
                 break None;
             }
             self.receive();
-            self.offer_serial();
+            self.hand_on();
             let now = self.now();
             let next = match &mut self.machine {
                 Some(machine) => self.replica.drive(machine.as_mut(), &mut self.inbox, now),
@@ -228,13 +231,10 @@ impl VmThread {
     fn take(&mut self, message: Message) {
         match message {
             Message::Command(command) => self.command(command),
-            Message::Serial(bytes) => {
-                let room = SERIAL_BACKLOG.saturating_sub(self.serial.len());
-                if bytes.len() > room {
-                    log::warn!("serial input: {} bytes dropped", bytes.len() - room);
-                    self.serial_counters.dropped_bytes += (bytes.len() - room) as u64;
-                }
-                self.serial.extend(bytes.into_iter().take(room));
+            Message::Serial(bytes) => self.offers.take_serial(bytes),
+            Message::Device(offered) => {
+                let machine = self.machine.as_deref_mut();
+                self.offers.take(offered, self.mailbox.tenure(), machine);
             }
             Message::Connected(connection) => self.connect(connection),
         }
@@ -270,25 +270,13 @@ impl VmThread {
         self.connection = Some(connection);
     }
 
-    /// Hands serial input on as far as the port has room for it.
-    fn offer_serial(&mut self) {
-        let Some(machine) = &self.machine else { return };
-        if self.serial.is_empty() || !self.inbox.is_empty() || !self.replica.is_live() {
-            return;
-        }
-        let count = self
-            .serial
-            .len()
-            .min(machine.serial_input_room())
-            .min(SERIAL_CHUNK);
-        if count > 0 {
-            let payload: Vec<u8> = self.serial.drain(..count).collect();
-            let offered = self.inbox.offer(Input::Device {
-                device: SERIAL,
-                payload,
-            });
-            assert!(offered.is_ok(), "an empty inbox takes one chunk");
-            self.serial_counters.received_bytes += count as u64;
+    /// Hands on what the host side offers, as far as the machine has room for it.
+    fn hand_on(&mut self) {
+        if let Some(machine) = &self.machine
+            && self.inbox.is_empty()
+            && self.replica.is_live()
+        {
+            self.offers.hand_on(machine, &mut self.inbox);
         }
     }
 
@@ -300,12 +288,13 @@ impl VmThread {
         let (config, fence_text) = (hello.config.clone(), hello.parameters.fence.clone());
         let now = self.now();
         match self.prepare(&config, &fence_text) {
-            Ok((machine, fence)) => {
+            Ok(((machine, host), fence)) => {
                 self.mailbox.set_kicker(Some(machine.kicker()));
-                if let Err(error) = self.replica.accept(machine.as_ref(), fence, now) {
+                if let Err(error) = self.replica.accept(&machine, fence, now) {
                     log::error!("the primary is refused: {error}");
                 }
-                self.machine = Some(machine);
+                self.machine = Some(Box::new(machine));
+                self.host = Some(host);
             }
             Err(reason) => {
                 log::error!("the primary is refused: {reason}");
@@ -316,34 +305,83 @@ impl VmThread {
         }
     }
 
-    fn prepare(
-        &mut self,
-        config: &[u8],
-        fence: &str,
-    ) -> Result<(Box<VirtualMachine>, Box<dyn Fence>), String> {
+    fn prepare(&mut self, config: &[u8], fence: &str) -> Result<(Built, Box<dyn Fence>), String> {
         let (machine_config, rest): (MachineConfig, &[u8]) = postcard::take_from_bytes(config)
             .map_err(|error| format!("the machine's configuration is malformed: {error}"))?;
         let fence = open_fence(fence).map_err(|error| error.to_string())?;
         let builder = self.builder.as_mut().ok_or("this side takes no machine")?;
-        let machine = builder(machine_config, rest).map_err(|error| error.to_string())?;
-        Ok((Box::new(machine), fence))
+        let built = builder(machine_config, rest).map_err(|error| causes(&error).join(": "))?;
+        Ok((built, fence))
     }
 
     fn release(&mut self) {
         let live = self.replica.is_live();
-        if live && !self.was_live {
-            self.host.go_live();
-        }
-        if self.was_live && !live {
-            self.host.leave();
+        match (self.was_live, live) {
+            (false, true) => self.go_live(),
+            (true, false) => self.leave(),
+            _ => {}
         }
         self.was_live = live;
         let now = self.now();
-        for output in self.replica.take_released(now) {
+        let released = self.replica.take_released(now);
+        let Some(host) = &mut self.host else { return };
+        for output in released {
             if output.device == SERIAL {
-                self.serial_counters.sent_bytes += output.payload.len() as u64;
+                self.offers.serial_counters().sent_bytes += output.payload.len() as u64;
             }
-            self.host.output(&output);
+            host.output(&output);
+        }
+        if let Some(machine) = &mut self.machine {
+            for request in machine.take_requests() {
+                host.request(request);
+            }
+        }
+    }
+
+    /// The machine executes for real here from now on.
+    fn go_live(&mut self) {
+        let taken_over = std::mem::replace(&mut self.had_elsewhere, true);
+        let (Some(machine), Some(host)) = (&mut self.machine, &mut self.host) else {
+            return;
+        };
+        if !taken_over {
+            // It has been live since it was made.
+            return;
+        }
+        machine.set_live(true);
+        let lost = host.go_live(&Live {
+            machine,
+            taken_over,
+        });
+        for reason in lost {
+            (self.listener)(VmEvent::DeviceLost { reason });
+        }
+        for request in machine.unanswered() {
+            host.request(request);
+        }
+        for (device, spec) in machine.config().virtio.iter().enumerate() {
+            match spec.config {
+                VirtioConfig::Net(_) => self.offers.add(device, VirtioInput::NetAnnounce),
+                VirtioConfig::Vsock(config) => {
+                    let guest_cid = config.guest_cid;
+                    let reset = VirtioInput::VsockTransportReset { guest_cid };
+                    self.offers.add(device, reset);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Another host goes on with the machine.
+    fn leave(&mut self) {
+        self.mailbox.end_tenure();
+        self.offers.clear_devices();
+        self.inbox = Inbox::new(INBOX_BYTES);
+        if let Some(host) = &mut self.host {
+            host.leave();
+        }
+        if let Some(machine) = &mut self.machine {
+            machine.set_live(false);
         }
     }
 
@@ -432,7 +470,8 @@ impl VmThread {
         self.replica.is_live() && self.machine.is_some() && self.replica.end().is_none()
     }
 
-    fn status(&self, now: HostTime) -> VmStatus {
+    fn status(&mut self, now: HostTime) -> VmStatus {
+        let serial = *self.offers.serial_counters();
         let machine = self.machine.as_deref();
         VmStatus {
             ft: self
@@ -444,7 +483,12 @@ impl VmThread {
             logical_time: machine.map_or(0, |machine| machine.now().0),
             virtual_ns: machine.map_or(0, Machine::virtual_ns),
             hypervisor: machine.map_or("none", VirtualMachine::hypervisor_name),
-            serial: self.serial_counters,
+            serial,
+            devices: self
+                .host
+                .as_ref()
+                .map(|host| host.counters())
+                .unwrap_or_default(),
         }
     }
 }

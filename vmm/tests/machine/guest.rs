@@ -7,9 +7,10 @@ use std::sync::OnceLock;
 use ft::event::{ClockRate, ClockSync, Input};
 use ft::machine::{Machine, Page, Section, Stop, ZERO_PAGE};
 use ft::time::{LogicalTime, PageNumber};
+use hypervisor::Hypervisor;
 use hypervisor::software::{InterpretingHypervisor, SoftwareHypervisor};
 use vmm::loader::Payload;
-use vmm::machine::{MachineConfig, VirtualMachine};
+use vmm::machine::{DiskStores, MachineConfig, VirtualMachine};
 
 /// How far the guest is booted.
 const BOOTED: LogicalTime = LogicalTime(300_000_000);
@@ -36,7 +37,7 @@ impl Snapshot {
 
     /// A machine in this state that translates nothing.
     pub fn interpreted_machine(&self) -> VirtualMachine {
-        self.filled(VirtualMachine::blank(self.config, &InterpretingHypervisor).unwrap())
+        self.filled(self.made_by(&InterpretingHypervisor))
     }
 
     fn filled(&self, mut machine: VirtualMachine) -> VirtualMachine {
@@ -48,9 +49,13 @@ impl Snapshot {
         machine
     }
 
+    fn made_by(&self, hypervisor: &dyn Hypervisor) -> VirtualMachine {
+        VirtualMachine::blank(self.config.clone(), DiskStores::new(), hypervisor).unwrap()
+    }
+
     /// A machine like it, without a state.
     pub fn blank(&self) -> VirtualMachine {
-        VirtualMachine::blank(self.config, &SoftwareHypervisor).unwrap()
+        self.made_by(&SoftwareHypervisor)
     }
 }
 
@@ -103,8 +108,10 @@ fn boot(folder: &Path) -> Snapshot {
         serial: true,
         start_seconds: 1_700_000_000,
         boot_pages: 0,
+        virtio: Vec::new(),
     };
-    let mut machine = VirtualMachine::new(config, &payload, &SoftwareHypervisor).unwrap();
+    let mut machine =
+        VirtualMachine::new(config, &payload, DiskStores::new(), &SoftwareHypervisor).unwrap();
     while machine.now() < BOOTED {
         match machine.advance(BOOTED) {
             Stop::Reached | Stop::Kicked => {}

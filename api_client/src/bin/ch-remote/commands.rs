@@ -166,6 +166,18 @@ pub struct FtReceive {
     /// Where the serial port goes on this host, e.g. socket=PATH
     #[arg(long)]
     pub serial: Option<String>,
+    /// Where the virtio console goes on this host, e.g. file=PATH
+    #[arg(long)]
+    pub console: Option<String>,
+    /// Where disks' images are on this host: id=NAME,path=PATH
+    #[arg(long, num_args = 1..)]
+    pub disk: Vec<String>,
+    /// Network interfaces' taps on this host: id=NAME,tap=NAME
+    #[arg(long, num_args = 1..)]
+    pub net: Vec<String>,
+    /// Where the socket device's Unix socket is on this host
+    #[arg(long)]
+    pub vsock: Option<PathBuf>,
 }
 
 /// How to protect a VM.

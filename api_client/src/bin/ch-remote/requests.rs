@@ -15,7 +15,9 @@ use api_client::types::requests::{
     ReceiveMigrationConfig, RestoreConfig, SendMigrationConfig, VmRemoveDevice, VmResize,
     VmResizeDisk, VmResizeZone, VmSnapshotConfig,
 };
-use api_client::types::{ConfigOverrides, FtFailoverConfig, FtReceiveConfig, FtStartConfig};
+use api_client::types::{
+    ConfigOverrides, FtFailoverConfig, FtReceiveConfig, FtStartConfig, VsockOverride,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -305,18 +307,32 @@ fn from_object<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, Opt
 fn ft_receive(arguments: FtReceive) -> Result<FtReceiveConfig, RemoteError> {
     let url = arguments.receiver_url;
     let receiver_url = url.strip_prefix("receiver_url=").unwrap_or(&url).to_owned();
-    let serial = arguments
-        .serial
-        .map(|text| options::parse_serial(&text))
-        .transpose()
-        .map_err(|error| syntax("ft-receive", "serial", error))?;
-    let config_overrides = serial.map(|serial| ConfigOverrides {
-        serial: Some(serial),
-    });
+    let error = |name| move |error| syntax("ft-receive", name, error);
+    let serial = arguments.serial.as_deref().map(options::parse_serial);
+    let console = arguments.console.as_deref().map(options::parse_console);
+    let overrides = ConfigOverrides {
+        serial: serial.transpose().map_err(error("serial"))?,
+        console: console.transpose().map_err(error("console"))?,
+        disks: listed(&arguments.disk, options::DISK_OVERRIDE).map_err(error("disk"))?,
+        net: listed(&arguments.net, options::NET_OVERRIDE).map_err(error("net"))?,
+        vsock: arguments.vsock.map(|socket| VsockOverride { socket }),
+    };
     Ok(FtReceiveConfig {
         receiver_url,
-        config_overrides,
+        config_overrides: (overrides != ConfigOverrides::default()).then_some(overrides),
     })
+}
+
+/// The objects that option strings describe; none if there are no strings.
+fn listed<T: DeserializeOwned>(
+    texts: &[String],
+    keys: &[Key],
+) -> Result<Option<Vec<T>>, OptionError> {
+    let objects: Result<Vec<T>, OptionError> = texts
+        .iter()
+        .map(|text| options::parse_into(text, keys))
+        .collect();
+    Ok(Some(objects?).filter(|objects| !objects.is_empty()))
 }
 
 /// The option string or bare URL, with the flags over it.

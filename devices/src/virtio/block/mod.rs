@@ -42,8 +42,9 @@ use self::request::{Parsed, STATUS_IO_ERROR, STATUS_OK, STATUS_UNSUPPORTED};
 pub const SECTOR_SIZE: u64 = 512;
 /// Bytes of a serial number.
 pub const SERIAL_SIZE: usize = 20;
-/// Bytes in flight at which no further request is taken from the ring.
-pub const MAX_BYTES_IN_FLIGHT: u64 = 32 * 1024 * 1024;
+/// Bytes in flight at which no further request is taken from the ring. They are a part of the
+/// state, which is read at the end of each epoch.
+pub const MAX_BYTES_IN_FLIGHT: u64 = 4 * 1024 * 1024;
 /// Requests in flight at which no further one is taken.
 pub const MAX_REQUESTS_IN_FLIGHT: usize = 256;
 
@@ -52,11 +53,12 @@ const QUEUE: usize = 0;
 const QUEUE_SIZE: u16 = 128;
 /// Header and status byte take two descriptors.
 const SEGMENTS_MAX: u32 = QUEUE_SIZE as u32 - 2;
-const SEGMENT_SIZE_MAX: u32 = 64 * 1024;
-/// The longest request: as many and as large segments as the driver may use.
+const SEGMENT_SIZE_MAX: u32 = 8 * 1024;
+/// The longest request: as many and as large segments as the driver may use. It stays below 1 MiB,
+/// so that a request or its answer fits into one entry of a log.
 const REQUEST_BYTES_MAX: u64 = SEGMENTS_MAX as u64 * SEGMENT_SIZE_MAX as u64;
-/// Sectors that one discard or write-zeroes may name: 2 GiB.
-const RANGE_SECTORS_MAX: u32 = 1 << 22;
+/// Sectors that one discard or write-zeroes may name: 64 MiB.
+const RANGE_SECTORS_MAX: u32 = 1 << 17;
 
 const FEATURE_SIZE_MAX: u64 = 1 << 1;
 const FEATURE_SEG_MAX: u64 = 1 << 2;

@@ -272,6 +272,19 @@ impl Mmu {
         Some(bytes)
     }
 
+    /// Notes the pages whose decoded code a device has overwritten; the run loop drops it.
+    pub fn note_foreign_write(&mut self, gpa: u64, len: u64) {
+        let end = gpa.saturating_add(len);
+        let mut at = gpa;
+        while at < end {
+            let next = ((at | (PAGE_SIZE - 1)) + 1).min(end);
+            if let Some(offset) = self.memory.offset_of(at) {
+                self.hits_code(offset, next - at);
+            }
+            at = next;
+        }
+    }
+
     /// Whether `len` bytes at `offset` of the mapping hold decoded code; notes the page if so.
     fn hits_code(&mut self, offset: u64, len: u64) -> bool {
         let page = offset / PAGE_SIZE;

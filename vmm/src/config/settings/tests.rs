@@ -108,7 +108,6 @@ fn every_refusal_names_the_field_and_has_its_status() {
             400,
             "memory.zones",
         ),
-        (json!({"serial": {"mode": "Pty"}}), 400, "serial.mode: Pty"),
         (json!({"serial": {"mode": "File"}}), 400, "serial.file"),
         (
             json!({"serial": {"mode": "Socket", "socket": ""}}),
@@ -117,17 +116,21 @@ fn every_refusal_names_the_field_and_has_its_status() {
         ),
         (json!({"console": {"mode": "File"}}), 400, "console.file"),
         (
-            json!({"console": {"mode": "Pty"}}),
+            json!({"console": {"mode": "Socket", "socket": "/s"}}),
             400,
-            "console.mode: Pty",
+            "console.mode: Socket",
         ),
         (
             json!({"console": {"mode": "Off", "pci_segment": 1}}),
             400,
             "console.pci_segment",
         ),
-        (json!({"disks": [{"path": "/d"}]}), 400, "disks"),
-        (json!({"rng": {"src": "/dev/random"}}), 400, "rng.src"),
+        (json!({"disks": [{"id": "d"}]}), 400, "disks[0].path"),
+        (
+            json!({"rng": {"src": "/dev/random", "pci_segment": 1}}),
+            400,
+            "rng.pci_segment",
+        ),
         (json!({"balloon": {"size": 0}}), 400, "balloon"),
         (json!({"rtc": {}}), 400, "rtc"),
         (json!({"watchdog": true}), 400, "watchdog"),
@@ -157,9 +160,12 @@ fn every_refusal_names_the_field_and_has_its_status() {
 }
 
 #[test]
-fn a_console_left_at_the_default_is_shown_as_off() {
+fn a_console_left_at_the_default_yields_the_terminal_to_the_serial_port() {
     let mut config = VmConfig::default();
-    VmSettings::settle(&mut config);
+    VmSettings::settle(&mut config, || [0; 6]);
+    assert_eq!(config.console.mode, ConsoleMode::Tty);
+    config.serial.mode = ConsoleMode::Tty;
+    VmSettings::settle(&mut config, || [0; 6]);
     assert_eq!(config.console.mode, ConsoleMode::Off);
 }
 

@@ -1,0 +1,78 @@
+//! A set of page numbers, one bit each.
+
+/// Pages below a bound that are in the set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageSet {
+    page_count: u64,
+    words: Vec<u64>,
+    any: bool,
+}
+
+impl PageSet {
+    /// An empty set of pages below `page_count`.
+    pub fn new(page_count: u64) -> Self {
+        Self {
+            page_count,
+            words: vec![0; page_count.div_ceil(64) as usize],
+            any: false,
+        }
+    }
+
+    /// Puts a page in; one past the bound is left out.
+    pub fn insert(&mut self, page: u64) {
+        self.set(page, true);
+    }
+
+    /// Puts a page in or takes it out; one past the bound is left out.
+    pub fn set(&mut self, page: u64, member: bool) {
+        if page >= self.page_count {
+            return;
+        }
+        let word = &mut self.words[(page / 64) as usize];
+        let bit = 1 << (page % 64);
+        if member {
+            *word |= bit;
+            self.any = true;
+        } else {
+            *word &= !bit;
+        }
+    }
+
+    /// Whether a page is in the set.
+    pub fn contains(&self, page: u64) -> bool {
+        let word = self.words.get((page / 64) as usize);
+        word.is_some_and(|word| word & 1 << (page % 64) != 0)
+    }
+
+    /// Takes all pages out, ascending.
+    pub fn take(&mut self) -> impl Iterator<Item = u64> {
+        let count = if self.any { self.words.len() } else { 0 };
+        self.any = false;
+        let words = self.words[..count].iter_mut().enumerate();
+        words.flat_map(|(index, word)| {
+            let mut rest = std::mem::take(word);
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| u64::from(rest.trailing_zeros()))?;
+                rest &= rest - 1;
+                Some(index as u64 * 64 + bit)
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_come_out_once_in_rising_order() {
+        let mut set = PageSet::new(200);
+        for page in [199, 3, 64, 63, 3, 200, 5000] {
+            set.insert(page);
+        }
+        set.set(64, false);
+        assert!(set.contains(63) && !set.contains(64) && !set.contains(5000));
+        assert_eq!(set.take().collect::<Vec<_>>(), [3, 63, 199]);
+        assert_eq!(set.take().count(), 0);
+    }
+}
