@@ -1,0 +1,142 @@
+//! Carries out requests on threads of its own, so that the guest does not wait for the host.
+//!
+//! Requests that are here at the same time may be carried out in any order: the device has not
+//! given out two of which the order would show.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use devices::virtio::block::{BlockIoError, BlockRequest};
+use devices::virtio::payload::Payload;
+
+use super::{DiskImage, execute};
+
+/// Requests carried out at the same time. Enough to keep a disk busy; a flush blocks one of them.
+const THREADS: usize = 4;
+
+/// Takes the number of a request and what came of it. Called on one of the queue's threads, once
+/// for each request; must not wait for the queue.
+pub type Done = Arc<dyn Fn(u64, Result<Payload, BlockIoError>) + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<BlockRequest>,
+    /// Requests whose completion was not told yet, and that no longer wait.
+    running: usize,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is a request, or the end.
+    offered: Condvar,
+    /// There is nothing in flight.
+    idle: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next request; `None` when there will be none.
+    fn next(&self) -> Option<BlockRequest> {
+        let mut state = self.lock();
+        loop {
+            if let Some(request) = state.waiting.pop_front() {
+                state.running += 1;
+                return Some(request);
+            }
+            if state.closed {
+                return None;
+            }
+            state = wait(&self.offered, state);
+        }
+    }
+
+    fn finish_one(&self) {
+        let mut state = self.lock();
+        state.running -= 1;
+        if state.running == 0 && state.waiting.is_empty() {
+            self.idle.notify_all();
+        }
+    }
+}
+
+fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    condition
+        .wait(state)
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The requests of one disk. Dropping it waits until all of them are completed, and closes the
+/// image if nobody else has it.
+pub struct DiskQueue {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl DiskQueue {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The host has no thread for us.
+    pub fn start(image: Arc<dyn DiskImage>, done: Done) -> io::Result<Self> {
+        let mut queue = Self {
+            shared: Arc::default(),
+            threads: Vec::new(),
+        };
+        for index in 0..THREADS {
+            let (shared, image, done) = (queue.shared.clone(), image.clone(), done.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("disk{index}"))
+                .spawn(move || serve(&shared, &*image, &*done))?;
+            queue.threads.push(thread);
+        }
+        Ok(queue)
+    }
+
+    /// Hands in a request. Never waits for the host.
+    pub fn submit(&self, request: BlockRequest) {
+        self.shared.lock().waiting.push_back(request);
+        self.shared.offered.notify_one();
+    }
+
+    /// Waits until nothing is in flight and all completions were told. Not for completions
+    /// themselves, which would wait for their own end.
+    pub fn quiesce(&self) {
+        let mut state = self.shared.lock();
+        while state.running > 0 || !state.waiting.is_empty() {
+            state = wait(&self.shared.idle, state);
+        }
+    }
+}
+
+impl Drop for DiskQueue {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.offered.notify_all();
+        let current = std::thread::current().id();
+        for thread in self.threads.drain(..) {
+            // A completion may hold the last reference to the queue: its thread ends by itself.
+            if thread.thread().id() != current && thread.join().is_err() {
+                log::error!("a thread of a disk ended by a panic");
+            }
+        }
+    }
+}
+
+fn serve(
+    shared: &Shared,
+    image: &dyn DiskImage,
+    done: &(dyn Fn(u64, Result<Payload, BlockIoError>) + Send + Sync),
+) {
+    while let Some(request) = shared.next() {
+        let result = execute(image, &request);
+        done(request.id, result);
+        shared.finish_one();
+    }
+}

@@ -1,0 +1,204 @@
+//! Requests, one by one and through the queue.
+
+use std::sync::mpsc;
+use std::sync::{Condvar, Mutex};
+
+use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest};
+use devices::virtio::payload::Payload;
+
+use super::*;
+use crate::host::disk::raw::RawImage;
+
+fn request(operation: BlockOperation, sector: u64, len: u64, data: &[u8]) -> BlockRequest {
+    BlockRequest {
+        id: sector,
+        operation,
+        sector,
+        len,
+        durable: false,
+        data: data.to_vec().into(),
+    }
+}
+
+#[test]
+fn every_operation_does_what_it_says() {
+    let scratch = Scratch::new();
+    for mut target in [
+        scratch.raw("raw", 1 << 20),
+        scratch.qcow2("qcow2", 1 << 20, 65536),
+    ] {
+        for sparse in [true, false] {
+            target.sparse = sparse;
+            let image = open(&target).unwrap();
+            let run = |operation, data: &[u8], durable| {
+                let len = if operation == BlockOperation::Flush {
+                    0
+                } else {
+                    1024
+                };
+                let mut request = request(operation, 3, len, data);
+                request.durable = durable;
+                execute(&*image, &request).unwrap().0
+            };
+            for zeroes in [
+                BlockOperation::Discard,
+                BlockOperation::WriteZeroes { may_unmap: true },
+                BlockOperation::WriteZeroes { may_unmap: false },
+            ] {
+                assert_eq!(run(BlockOperation::Write, &[9; 1024], true), b"");
+                assert_eq!(run(BlockOperation::Flush, &[], true), b"");
+                assert_eq!(run(BlockOperation::Read, &[], false), [9; 1024]);
+                assert_eq!(run(zeroes, &[], sparse), b"");
+                assert_eq!(run(BlockOperation::Read, &[], false), [0; 1024]);
+            }
+        }
+    }
+}
+
+#[test]
+fn impossible_requests_fail() {
+    let scratch = Scratch::new();
+    let image = open(&scratch.raw("image", 4096)).unwrap();
+    let discard = BlockOperation::Discard;
+    for bad in [
+        request(BlockOperation::Read, 8, 512, &[]),
+        request(BlockOperation::Read, 0, u64::MAX, &[]),
+        request(BlockOperation::Read, u64::MAX, 512, &[]),
+        request(BlockOperation::Write, 7, 1024, &[0; 1024]),
+        request(BlockOperation::Write, 0, 1024, &[0; 512]),
+        request(discard, 1 << 55, 512, &[]),
+        request(discard, 0, 4608, &[]),
+    ] {
+        let result = execute(&*image, &bad);
+        assert_eq!(result, Err(BlockIoError::Io), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_the_request() {
+    let full = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let image = RawImage::over(full, 4096);
+    let write = request(BlockOperation::Write, 0, 512, &[1; 512]);
+    assert_eq!(execute(&image, &write), Err(BlockIoError::Io));
+    let zeroes = request(BlockOperation::Discard, 0, 512, &[]);
+    assert_eq!(execute(&image, &zeroes), Err(BlockIoError::Io));
+}
+
+type Completion = (u64, Result<Payload, BlockIoError>);
+
+/// Completions as they come.
+fn completions() -> (Done, mpsc::Receiver<Completion>) {
+    let (sender, receiver) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let done: Done = Arc::new(move |id, result| {
+        sender.lock().unwrap().send((id, result)).unwrap();
+    });
+    (done, receiver)
+}
+
+#[test]
+fn requests_at_the_same_time_are_each_completed_once_and_keep_their_contents() {
+    const COUNT: u64 = 400;
+    const LEN: u64 = 3 * 512;
+    let scratch = Scratch::new();
+    let size = COUNT * LEN;
+    for target in [
+        scratch.raw("raw", size),
+        scratch.qcow2("small", size, 4096),
+        scratch.qcow2("large", size, 65536),
+        DiskTarget {
+            direct: true,
+            ..scratch.raw("direct", size.next_multiple_of(4096))
+        },
+    ] {
+        let (done, completed) = completions();
+        let queue = match open(&target) {
+            Ok(image) => DiskQueue::start(image, done).unwrap(),
+            Err(error) if target.direct => {
+                println!("SKIP: {}", text_of(&error));
+                continue;
+            }
+            Err(error) => panic!("{}", text_of(&error)),
+        };
+        let byte = |id: u64| (id % 250) as u8 + 1;
+        let mut random = Random(9);
+        let mut zeroed = vec![false; COUNT as usize];
+        for round in 0..3 {
+            for id in 0..COUNT {
+                let sector = id * LEN / 512;
+                let zero = round > 0 && random.below(3) == 0;
+                zeroed[id as usize] = zero;
+                let mut request = if zero {
+                    let may_unmap = random.below(2) == 0;
+                    let zeroes = BlockOperation::WriteZeroes { may_unmap };
+                    request(zeroes, sector, LEN, &[])
+                } else {
+                    let data = vec![byte(id); LEN as usize];
+                    request(BlockOperation::Write, sector, LEN, &data)
+                };
+                request.id = id;
+                queue.submit(request);
+                if id % 97 == 0 {
+                    queue.submit(BlockRequest {
+                        id: COUNT,
+                        ..request_flush()
+                    });
+                }
+            }
+            queue.quiesce();
+        }
+        let mut times = vec![0; COUNT as usize + 1];
+        for (id, result) in completed.try_iter() {
+            result.unwrap();
+            times[id as usize] += 1;
+        }
+        assert!(times[..COUNT as usize].iter().all(|times| *times == 3));
+        drop(queue);
+        // Opened again: the queue's image is closed.
+        let all = read_all(&*open(&target).unwrap());
+        for id in 0..COUNT {
+            let expected = if zeroed[id as usize] { 0 } else { byte(id) };
+            let part = &all[(id * LEN) as usize..][..LEN as usize];
+            assert!(
+                part.iter().all(|found| *found == expected),
+                "{} {id}",
+                target.path.display()
+            );
+        }
+    }
+}
+
+fn request_flush() -> BlockRequest {
+    request(BlockOperation::Flush, 0, 0, &[])
+}
+
+#[test]
+fn handing_in_does_not_wait_and_dropping_completes_everything() {
+    let scratch = Scratch::new();
+    let image = open(&scratch.raw("image", 1 << 20)).unwrap();
+    let gate = Arc::new((Mutex::new((false, 0)), Condvar::new()));
+    let done: Done = {
+        let gate = gate.clone();
+        Arc::new(move |_, result| {
+            result.unwrap();
+            let mut state = gate.0.lock().unwrap();
+            while !state.0 {
+                state = gate.1.wait(state).unwrap();
+            }
+            state.1 += 1;
+        })
+    };
+    let queue = DiskQueue::start(image, done).unwrap();
+    for sector in 0..100 {
+        queue.submit(request(BlockOperation::Write, sector, 512, &[1; 512]));
+    }
+    assert_eq!(gate.0.lock().unwrap().1, 0, "nothing can be complete yet");
+    gate.0.lock().unwrap().0 = true;
+    gate.1.notify_all();
+    drop(queue);
+    assert_eq!(gate.0.lock().unwrap().1, 100);
+}
