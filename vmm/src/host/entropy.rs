@@ -34,7 +34,7 @@ const FAILURE_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum EntropyError {
     /// It cannot be opened or read.
-    #[error("cannot read the entropy source {path}: {source}", path = .path.display())]
+    #[error("cannot read the entropy source {path}", path = .path.display())]
     Source {
         /// Its path.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum EntropyError {
         source: Error,
     },
     /// No thread or descriptor is to be had.
-    #[error("cannot serve the entropy source: {0}")]
+    #[error("cannot serve the entropy source")]
     Thread(#[from] Error),
 }
 

@@ -29,7 +29,7 @@ pub enum ListenError {
         len: usize,
     },
     /// The host refused.
-    #[error("cannot listen on the socket {path}: {source}", path = .path.display())]
+    #[error("cannot listen on the socket {path}", path = .path.display())]
     Host {
         /// The path.
         path: PathBuf,

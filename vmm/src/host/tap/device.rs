@@ -74,17 +74,15 @@ impl TapDevice {
     ///
     /// # Errors
     /// What the host says.
-    pub fn set_offload(&self, features: u64) -> Result<(), TapError> {
+    pub fn set_offload(&self, features: u64) -> Result<(), Error> {
         let flags = offload_flags(features);
-        let done = control::set_offload(self.file.as_fd(), flags);
-        let done = match done {
+        match control::set_offload(self.file.as_fd(), flags) {
             // Some kernels have no UDP fragmentation; they send such frames as fragments.
             Err(error) if error.kind() == ErrorKind::InvalidInput => {
                 control::set_offload(self.file.as_fd(), flags & !libc::TUN_F_UFO)
             }
             done => done,
-        };
-        done.map_err(|error| self.failed("set the offloads of", error))
+        }
     }
 
     fn attach(name: &str) -> Result<Self, TapError> {

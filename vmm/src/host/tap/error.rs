@@ -10,7 +10,7 @@ pub enum TapError {
     #[error("tap name {0:?} is not 1 to 15 bytes without spaces, '/' and ':'")]
     InvalidName(String),
     /// The host has no driver for taps, or does not let this process at it.
-    #[error("cannot open /dev/net/tun for tap {name}: {source}")]
+    #[error("cannot open /dev/net/tun for tap {name}")]
     Driver {
         /// The tap.
         name: String,
@@ -34,7 +34,7 @@ pub enum TapError {
     #[error("{0} is not a tap, or a tap with several queues")]
     NotATap(String),
     /// Something else went wrong with the interface.
-    #[error("cannot {action} tap {name}: {source}")]
+    #[error("cannot {action} tap {name}")]
     Host {
         /// What was tried.
         action: &'static str,
@@ -54,7 +54,7 @@ pub enum TapError {
         mask: IpAddr,
     },
     /// No thread or descriptor is to be had.
-    #[error("cannot serve tap {name}: {source}")]
+    #[error("cannot serve tap {name}")]
     Thread {
         /// The tap.
         name: String,

@@ -118,8 +118,13 @@ impl TapHost {
             return Ok(());
         }
         let device = TapDevice::open(&self.target)?;
-        device.set_offload(features.unwrap_or(0))?;
         let name = device.name().to_owned();
+        let offload = device.set_offload(features.unwrap_or(0));
+        offload.map_err(|source| TapError::Host {
+            action: "set the offloads of",
+            name: name.clone(),
+            source,
+        })?;
         let failed = |source| TapError::Thread {
             name: name.clone(),
             source,
@@ -165,7 +170,8 @@ impl TapHost {
     fn set_driver(&self, features: Option<u64>) {
         if let Some(Running { shared, .. }) = &self.running {
             if let Err(error) = shared.device.set_offload(features.unwrap_or(0)) {
-                log::error!("{error}");
+                let name = shared.device.name();
+                log::error!("cannot set the offloads of tap {name}: {error}");
             }
             shared.ready.store(features.is_some(), Ordering::SeqCst);
         }

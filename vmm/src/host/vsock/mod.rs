@@ -40,10 +40,10 @@ pub use connections::VsockCounters;
 #[derive(Debug, thiserror::Error)]
 pub enum VsockError {
     /// The listening socket cannot be made.
-    #[error("vsock: {0}")]
+    #[error(transparent)]
     Listen(#[from] ListenError),
     /// No thread or descriptor is to be had.
-    #[error("cannot serve vsock {path}: {source}", path = .path.display())]
+    #[error("cannot serve vsock {path}", path = .path.display())]
     Thread {
         /// The listening socket.
         path: PathBuf,
