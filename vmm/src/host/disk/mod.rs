@@ -24,6 +24,7 @@ mod error;
 mod execute;
 mod file;
 mod qcow2;
+mod qcow2_check;
 mod qcow2_header;
 mod queue;
 mod raw;

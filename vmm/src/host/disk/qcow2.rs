@@ -20,15 +20,12 @@ use imago::{FormatAccess, FormatDriverBuilder, Mapping, Storage, StorageOpenOpti
 use super::execute::FailureLog;
 use super::file::{FileLock, ImageFile};
 use super::{
-    DiskError, DiskImage, DiskTarget, check_new_size, check_range, check_writable, push_range,
-    qcow2_header,
+    DiskError, DiskImage, DiskTarget, ImageFormat, check_new_size, check_range, check_writable,
+    push_range, qcow2_check, qcow2_header,
 };
 
 /// Images that may be behind one another. More are a circle, or somebody's mistake.
 const BACKING_FILES_MAX: usize = 16;
-/// Pieces looked at when an image is opened, which takes below a second. Damage behind them is
-/// found when it is read.
-const PIECES_LOOKED_AT: usize = 1 << 20;
 /// Bytes of zeroes written at a time where the format has no mark for them.
 static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 
@@ -52,7 +49,7 @@ impl Qcow2Image {
     /// # Errors
     /// It is damaged, truncated, or needs what we do not have or may not open.
     pub fn open(image: ImageFile, target: &DiskTarget) -> Result<Self, DiskError> {
-        let cluster_size = qcow2_header::check(&image, target.backing_files)?;
+        let layout = qcow2_header::check(&image, target.backing_files)?;
         let ImageFile {
             file, path, lock, ..
         } = image;
@@ -61,6 +58,7 @@ impl Qcow2Image {
         let backing = StorageOpenOptions::new().direct(target.direct);
         let options = backing.clone().filename(&path).write(!target.read_only);
         let file = ImagoFile::from_open_file(file, options).map_err(wrong)?;
+        qcow2_check::check(&file, layout).map_err(wrong)?;
         let qcow2 = Qcow2::<ImagoFile>::builder(file)
             .write(!target.read_only)
             .storage_open_options(backing)
@@ -69,17 +67,9 @@ impl Qcow2Image {
                 locks: locks.clone(),
             })
             .map_err(wrong)?;
-        let access = Access::new(qcow2);
-        let mut left = PIECES_LOOKED_AT;
-        let looked = walk(&access, 0..access.size(), |piece, mapping| {
-            left -= 1;
-            check_present(&piece, mapping)?;
-            Ok(left > 0)
-        });
-        looked.map_err(wrong)?;
         Ok(Self {
-            access: RwLock::new(access),
-            cluster_size,
+            access: RwLock::new(Access::new(qcow2)),
+            cluster_size: layout.cluster_size(),
             read_only: target.read_only,
             sparse: target.sparse,
             failures: FailureLog::new(path),
@@ -320,12 +310,17 @@ impl ImplicitOpenGate<ImagoFile> for BackingGate {
             .filter(|_| !options.get_writable())
             .ok_or(ErrorKind::Unsupported)?;
         let image = ImageFile::open(path, true, options.get_direct()).map_err(into_io)?;
-        if image.detect_format().map_err(into_io)? == super::ImageFormat::Qcow2 {
-            qcow2_header::check(&image, true).map_err(into_io)?;
-        }
+        let layout = match image.detect_format().map_err(into_io)? {
+            ImageFormat::Raw => None,
+            ImageFormat::Qcow2 => Some(qcow2_header::check(&image, true).map_err(into_io)?),
+        };
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.push(image.lock);
-        ImagoFile::from_open_file(image.file, options)
+        let file = ImagoFile::from_open_file(image.file, options)?;
+        if let Some(layout) = layout {
+            qcow2_check::check(&file, layout)?;
+        }
+        Ok(file)
     }
 }
 

@@ -188,6 +188,56 @@ fn damaged_headers_are_refused_by_what_is_wrong() {
     }
 }
 
+#[test]
+fn damaged_tables_are_refused_before_anything_is_written() {
+    let scratch = Scratch::new();
+    // What `qcow2` makes: header, refcount table, refcount block, L1 table; then an L2 table and
+    // data, each a cluster.
+    let cluster = 65536;
+    let damages: [Damage; 7] = [
+        (
+            "header is in cluster 0, which is not counted",
+            2 * cluster,
+            &[0, 0],
+        ),
+        (
+            "data is in cluster 5, which is not counted",
+            2 * cluster + 10,
+            &[0, 0],
+        ),
+        (
+            "refcount block is at byte 4244635648",
+            cluster,
+            &[0, 0, 0, 0, 0xfd, 0, 0, 0],
+        ),
+        (
+            "L2 table is in cluster 3, as is something",
+            3 * cluster,
+            &[0, 0, 0, 0, 0, 3, 0, 0],
+        ),
+        (
+            "data is in cluster 1, as is something",
+            4 * cluster + 8,
+            &[0x80, 0, 0, 0, 0, 1, 0, 0],
+        ),
+        (
+            "data is in cluster 5, as is something",
+            4 * cluster + 8,
+            &[0x80, 0, 0, 0, 0, 5, 0, 0],
+        ),
+        ("table of features has", 104 + 4, &[0, 0, 0, 7]),
+    ];
+    for (index, (reason, at, bytes)) in damages.into_iter().enumerate() {
+        let target = scratch.qcow2(&format!("image{index}"), 1 << 20, cluster as usize);
+        open(&target).unwrap().write(0, &[1; 65536]).unwrap();
+        patch(&target, at, bytes);
+        let before = std::fs::read(&target.path).unwrap();
+        let text = refusal(&target);
+        assert!(text.contains(reason), "{reason}: {text}");
+        assert!(std::fs::read(&target.path).unwrap() == before);
+    }
+}
+
 fn patch(target: &DiskTarget, at: u64, bytes: &[u8]) {
     let file = OpenOptions::new().write(true).open(&target.path).unwrap();
     file.write_all_at(bytes, at).unwrap();
@@ -269,7 +319,7 @@ fn randomly_damaged_qcow2_images_do_no_harm() {
         for at in (0..size).step_by(4096) {
             let len = (size - at).min(4096);
             let _ = image.read(at, &mut vec![0; len as usize]);
-            if (at / 4096 + round) % 5 == 0 {
+            if (at / 4096 + round) % 3 == 0 {
                 let _ = image.write(at, &vec![1; len as usize]);
                 let _ = image.write_zeroes(at, len, true);
             }
@@ -278,5 +328,5 @@ fn randomly_damaged_qcow2_images_do_no_harm() {
         let _ = image.resize(image.size() + 512);
         let _ = image.flush();
     }
-    assert!(opened > 20, "only {opened} of the images were opened");
+    assert!(opened > 10, "only {opened} of the images were opened");
 }
