@@ -289,7 +289,8 @@ fn vm_config(arguments: &Arguments) -> Result<VmConfig, OptionFailure> {
     Ok(config)
 }
 
-/// The interface's default is the terminal; a command line that does not ask for a console has none.
+/// The interface's default is the terminal; a command line that does not ask for a console has
+/// none.
 fn console(text: Option<&str>) -> Result<ConsoleConfig, OptionFailure> {
     let Some(text) = text else {
         return Ok(ConsoleConfig {

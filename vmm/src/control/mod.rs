@@ -257,7 +257,7 @@ impl Control {
             mailbox.0.clone(),
         );
         devices.activate().map_err(|error| unusable(&error))?;
-        let start = Start::Live((machine, Box::new(devices)), sink);
+        let start = Start::Live((Box::new(machine), Box::new(devices)), sink);
         let handle = self.start(start, mailbox).map_err(|error| failed(&error))?;
         self.install(handle);
         self.event("booted");

@@ -81,7 +81,7 @@ impl Make {
         let machine = VirtualMachine::blank(config, stores, hypervisor)?;
         let host = HostDevices::prepare(settings, serial, images, specs, self.mailbox.clone());
         self.control.lock().config = Some(vm);
-        Ok((machine, Box::new(host)))
+        Ok((Box::new(machine), Box::new(host)))
     }
 }
 

@@ -247,7 +247,7 @@ impl HostDevices {
                 }
                 DeviceKind::Net(net) => VirtioHost::Net(TapHost::new(net.tap.clone(), offer)),
                 DeviceKind::Vsock(vsock) => {
-                    let host = VsockHost::new(vsock.cid, vsock.socket.clone(), offer);
+                    let host = VsockHost::new(u64::from(vsock.cid), vsock.socket.clone(), offer);
                     VirtioHost::Vsock(host)
                 }
             }

@@ -131,7 +131,7 @@ impl VirtualMachine {
         dma.finish(self.vcpu.as_mut());
         self.sort_events()
             .map_err(|error| MachineError::new(error.to_string()))?;
-        // What a device makes of an input (drops it, say) is its state's affair, alike on all sides.
+        // What a device makes of an input (drops it, say) is alike on all sides.
         outcome
             .map(|_| ())
             .map_err(|error| MachineError::new(format!("virtio device {index}: {error}")))

@@ -86,7 +86,7 @@ pub enum VmEvent {
 }
 
 /// A machine and the host side of its devices.
-pub type Built = (VirtualMachine, Box<dyn HostSide>);
+pub type Built = (Box<VirtualMachine>, Box<dyn HostSide>);
 
 /// Makes the machine of a backup, from what the primary handed on.
 pub type Builder = Box<dyn FnMut(MachineConfig, &[u8]) -> Result<Built, BuildError> + Send>;

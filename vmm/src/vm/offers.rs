@@ -5,8 +5,9 @@
 //!                  │ bounded: what waits is counted until it leaves for the inbox
 //! ```
 //!
-//! A machine is live here for a *tenure*, from one going live to the next leaving. What a host side
-//! of an earlier tenure still sends belongs to a machine that has gone on elsewhere, and is dropped.
+//! A machine is live here for a *tenure*, from one going live to the next leaving. What a host
+//! side of an earlier tenure still sends belongs to a machine that has gone on elsewhere, and is
+//! dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

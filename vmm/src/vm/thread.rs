@@ -76,8 +76,8 @@ impl VmThread {
             Start::Live((mut machine, host), log) => {
                 sink = log;
                 machine.set_live(true);
-                let replica = Replica::primary(owner, pace, &machine, now);
-                (replica, Some(Box::new(machine)), Some(host), None)
+                let replica = Replica::primary(owner, pace, machine.as_ref(), now);
+                (replica, Some(machine), Some(host), None)
             }
             Start::Backup(builder) => {
                 let replica = Replica::backup(owner, pace, now);
@@ -290,10 +290,10 @@ impl VmThread {
         match self.prepare(&config, &fence_text) {
             Ok(((machine, host), fence)) => {
                 self.mailbox.set_kicker(Some(machine.kicker()));
-                if let Err(error) = self.replica.accept(&machine, fence, now) {
+                if let Err(error) = self.replica.accept(machine.as_ref(), fence, now) {
                     log::error!("the primary is refused: {error}");
                 }
-                self.machine = Some(Box::new(machine));
+                self.machine = Some(machine);
                 self.host = Some(host);
             }
             Err(reason) => {

@@ -133,7 +133,7 @@ fn boot(folder: &Path) -> Snapshot {
         (page, bytes)
     };
     Snapshot {
-        config: *machine.config(),
+        config: machine.config().clone(),
         sections: machine.sections(),
         pages: machine.touched_pages().into_iter().map(read).collect(),
     }

@@ -1,3 +1,5 @@
+//! Devices of a configuration: order, names, refusals.
+
 use serde_json::{Value, json};
 
 use super::*;

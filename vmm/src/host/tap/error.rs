@@ -22,7 +22,8 @@ pub enum TapError {
     InUse(String),
     /// The process lacks a capability.
     #[error(
-        "not permitted to {action} tap {name}: CAP_NET_ADMIN is needed, or a tap that is up and belongs to this user"
+        "not permitted to {action} tap {name}: CAP_NET_ADMIN is needed, or a tap that is up and \
+         belongs to this user"
     )]
     NotPermitted {
         /// What was tried.

@@ -1,3 +1,5 @@
+//! Disks of a machine over stores in memory.
+
 use std::sync::{Arc, Mutex};
 
 use super::*;
