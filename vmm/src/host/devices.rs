@@ -15,9 +15,7 @@ use devices::virtio::any::VirtioConfig;
 use devices::virtio::block::{BlockConfig, SECTOR_SIZE};
 use devices::virtio::console::ConsoleConfig;
 use devices::virtio::event::VirtioEvent;
-use devices::virtio::input::VirtioInput;
 use devices::virtio::net::NetConfig;
-use devices::virtio::payload::Payload;
 use devices::virtio::vsock::VsockConfig;
 use ft::event::Output;
 
@@ -232,7 +230,7 @@ impl HostDevices {
             let offer = offer(port);
             match &device.kind {
                 DeviceKind::Console(target) => {
-                    VirtioHost::Console(SerialHost::new(target.clone(), console_input(port)))
+                    VirtioHost::Console(SerialHost::for_console(target.clone(), offer))
                 }
                 DeviceKind::Entropy(source) => {
                     VirtioHost::Entropy(EntropyHost::new(source.clone(), offer))
@@ -320,16 +318,6 @@ fn offer(port: &Port) -> Offer {
     })
 }
 
-/// What is typed at a console; what the machine has no room for is dropped.
-fn console_input(port: &Port) -> Input {
-    let offer = offer(port);
-    Arc::new(move |bytes: &[u8]| {
-        if !offer(VirtioInput::ConsoleInput(Payload(bytes.to_vec()))) {
-            log::warn!("console input: {} bytes dropped", bytes.len());
-        }
-    })
-}
-
 impl HostSide for HostDevices {
     fn output(&mut self, output: &Output) {
         if output.device == SERIAL {
@@ -366,6 +354,7 @@ impl HostSide for HostDevices {
                 tap.driver_ready(features);
             }
             (Some(VirtioHost::Net(tap)), VirtioEvent::DeviceReset) => tap.driver_gone(),
+            (Some(VirtioHost::Vsock(vsock)), VirtioEvent::DeviceReset) => vsock.reset(),
             (_, VirtioEvent::Fault(fault)) => {
                 log::warn!("device {device}: the driver broke the protocol: {fault}");
             }

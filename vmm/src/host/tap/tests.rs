@@ -250,10 +250,13 @@ fn without_the_capability_only_a_prepared_tap_can_be_used() {
     sets.effective.remove(CapabilitySet::NET_ADMIN);
     set_capabilities(None, sets).unwrap();
     let error = failure(named("new0")).to_string();
-    assert!(error.contains("open tap new0: CAP_NET_ADMIN"), "{error}");
+    assert!(
+        error.contains("open tap new0: it needs CAP_NET_ADMIN"),
+        "{error}"
+    );
     let error = failure(named("down0")).to_string();
     assert!(
-        error.contains("bring up tap down0: CAP_NET_ADMIN"),
+        error.contains("bring up tap down0: it needs CAP_NET_ADMIN"),
         "{error}"
     );
     // Nobody owns it, and it is up: every process may attach.

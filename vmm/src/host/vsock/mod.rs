@@ -6,7 +6,7 @@
 //! guest to host: port 52 of context id 2 is whoever listens on PATH_52
 //! ```
 //!
-//! [`connections`] is what the guest sees, without a call of the host; `service` is a thread that
+//! `connections` is what the guest sees, without a call of the host; `service` is a thread that
 //! moves bytes between it and the sockets. The convention is Firecracker's and Cloud Hypervisor's.
 //!
 //! When the machine moves, its connections are gone: peers see theirs closed when the host side is
