@@ -21,14 +21,7 @@ pub enum TapError {
     #[error("tap {0} is in use")]
     InUse(String),
     /// The process lacks a capability.
-<<<<<<< HEAD
-    #[error(
-        "not permitted to {action} tap {name}: CAP_NET_ADMIN is needed, or a tap that is up and \
-         belongs to this user"
-    )]
-=======
     #[error("not permitted to {action} tap {name}: it needs CAP_NET_ADMIN, or a prepared tap")]
->>>>>>> wip-net
     NotPermitted {
         /// What was tried.
         action: &'static str,
