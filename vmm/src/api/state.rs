@@ -130,6 +130,8 @@ pub fn permit(call: Call, phase: Phase, protection: Protection) -> Result<(), Ap
         Call::VmmShutdown => refuse_if(phase == Phase::Migrating, 500, "VM is migrating"),
         Call::FtReceive => ft_receive(phase),
         Call::FtStart => ft_start(phase, protection),
+        // A pause is the primary's own: its backup would run on.
+        Call::FtFailover if phase == Phase::Paused => refuse(409, "VM is paused: resume it first"),
         Call::FtStop | Call::FtFailover => ft_change(phase, protection),
         _ => on_vm(call, phase),
     };
@@ -289,7 +291,8 @@ mod tests {
         for protection in [Protection::Starting, Protection::Active] {
             assert_eq!(status(Call::FtStart, Phase::Running, protection), 409);
             assert_eq!(status(Call::FtStop, Phase::Running, protection), 204);
-            assert_eq!(status(Call::FtFailover, Phase::Paused, protection), 204);
+            assert_eq!(status(Call::FtFailover, Phase::Running, protection), 204);
+            assert_eq!(status(Call::FtFailover, Phase::Paused, protection), 409);
             assert_eq!(status(Call::VmPause, Phase::Running, protection), 204);
         }
     }

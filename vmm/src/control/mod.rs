@@ -510,6 +510,7 @@ impl Control {
             }
             FtEvent::Demoted { .. } => {
                 running.live = false;
+                running.paused = false;
                 running.protection = Protection::None;
             }
             FtEvent::StartFailed { .. }

@@ -375,6 +375,7 @@ impl VmThread {
     /// Another host goes on with the machine.
     fn leave(&mut self) {
         self.mailbox.end_tenure();
+        self.paused = false;
         self.offers.clear_devices();
         self.inbox = Inbox::new(INBOX_BYTES);
         if let Some(host) = &mut self.host {
