@@ -86,7 +86,11 @@ fn a_read_brings_data_and_a_write_takes_it() {
     );
     assert_eq!(request.data.0, [7; 1024]);
     assert_eq!(
-        rig.function.device().in_flight().cloned().collect::<Vec<_>>(),
+        rig.function
+            .device()
+            .in_flight()
+            .cloned()
+            .collect::<Vec<_>>(),
         [request]
     );
     assert_eq!(complete(&mut rig, 1, vec![]), Ok(InputOutcome::Taken));
