@@ -10,7 +10,7 @@ readonly module_names=(virtio_pci virtio_blk virtio_net virtio_console virtio_rn
     vmw_vsock_virtio_transport ext4 crc32c_generic button evdev)
 # Spelled out, so that the disks do not depend on the version or the configuration of mke2fs.
 readonly ext4_features=none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit
-readonly more_ext4_features=flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize
+readonly more_ext4_features=flex_bg,sparse_super,large_file,dir_nlink,extra_isize,metadata_csum
 
 # --- disk.cpio --------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ debugfs_commands() {
 # superblock.
 fixed_time_commands() {
     local inode field
-    for inode in 2 7 8 11; do
+    for inode in 1 2 7 8 11; do
         for field in atime ctime mtime crtime; do
             printf 'sif <%d> %s @%d\nsif <%d> %s_extra 0\n' "$inode" "$field" "$disk_time_s" \
                 "$inode" "$field"
@@ -178,6 +178,9 @@ fixed_time_commands() {
     for field in mkfs_time lastcheck wtime; do
         printf 'ssv %s @%d\n' "$field" "$disk_time_s"
     done
+    # The superblock's copies have these times too. e2fsck writes them anew if they lack a feature;
+    # this one is for files beyond 2 TiB.
+    echo 'feature huge_file'
 }
 
 # make_root_disk TREE LIST NAME UUID: makes $work/NAME.raw; MIB and INODES are the caller's.
@@ -186,7 +189,7 @@ make_root_disk() {
     rm -f "$disk"
     truncate -s "${disk_mib}M" "$disk"
     MKE2FS_CONFIG=/dev/null quietly mke2fs -F -q -t ext4 -b 4096 -I 256 -N "$disk_inodes" -m 1 \
-        -O "$ext4_features,$more_ext4_features,metadata_csum" -J size=16 -L "$3" -U "$uuid" \
+        -O "$ext4_features,$more_ext4_features" -J size=16 -L "$3" -U "$uuid" \
         -E "hash_seed=$uuid,lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0" \
         -o Linux "$disk" || fail "mke2fs fails"
     {
@@ -195,11 +198,14 @@ make_root_disk() {
         fixed_time_commands
     } > "$work/debugfs-commands"
     # debugfs tells of errors in words only. Its first line is its version.
-    E2FSPROGS_FAKE_TIME=$disk_time_s debugfs -w -f "$work/debugfs-commands" "$disk" \
+    local -x E2FSPROGS_FAKE_TIME=$disk_time_s E2FSCK_TIME=$disk_time_s
+    debugfs -w -f "$work/debugfs-commands" "$disk" \
         > "$work/debugfs-output" 2> "$work/debugfs-errors" || fail "debugfs fails"
     if sed 1d "$work/debugfs-errors" | grep -m 5 . >&2; then
         fail "debugfs cannot fill $3.raw"
     fi
+    # It says with its status that it has written.
+    quietly e2fsck -fy "$disk" || [[ $? -eq 1 ]] || fail "e2fsck fails"
     quietly e2fsck -fn "$disk" || fail "$3.raw has errors in its file system"
     fallocate --dig-holes "$disk"
 }
