@@ -184,16 +184,19 @@ impl Backup {
     ) -> Self {
         let Demotion {
             link,
+            link_closed,
             parameters,
             fence,
             generation,
             base,
+            clock_offset_ns,
         } = demotion;
         let mut detector = FaultDetector::new(parameters.timeout_ms, now);
         detector.heard(now);
         let scrub_pages = parameters.scrub_pages;
-        Self {
+        let mut backup = Self {
             link,
+            link_closed,
             phase: Phase::Replaying,
             facts: Some(MachineFacts::of(machine)),
             fence: Some(fence),
@@ -203,11 +206,15 @@ impl Backup {
             gate: OutputGate::new(base.ledger.count),
             released: base.ledger.count,
             replayer: Some(Replayer::new(replay_base(&base), scrub_pages)),
+            offset: ClockOffset::known(clock_offset_ns, now),
             parameters,
             history,
             events,
             ..Self::new(owner, now)
-        }
+        };
+        // What has come behind the primary's word that it has taken over.
+        backup.take_messages(now);
+        backup
     }
 
     /// What the primary has opened with, until it is accepted or refused.

@@ -125,15 +125,14 @@ impl Primary {
         protection
             .link
             .send(&Message::CloneDone(Box::new(base)), generation, now);
-        self.pausing = Some((
-            now,
-            CloneSummary {
-                rounds: clone.round + 1,
-                pages: clone.pages + rest.len() as u64,
-                total_ms: now.since(clone.started) as f64 / NS_PER_MS as f64,
-                pause_ms: 0.0,
-            },
-        ));
+        let summary = CloneSummary {
+            rounds: clone.round + 1,
+            pages: clone.pages + rest.len() as u64,
+            total_ms: now.since(clone.started) as f64 / NS_PER_MS as f64,
+            pause_ms: 0.0,
+        };
+        self.pausing = Some((now, summary));
+        protection.unconfirmed = Some(summary);
         protection.phase = Phase::Protected;
         self.recorder
             .restart_epochs(protection.parameters.epoch_ms, now);

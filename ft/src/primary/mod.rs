@@ -72,10 +72,13 @@ pub struct Primary {
 /// What a primary that becomes a backup hands on.
 pub(crate) struct Demotion {
     pub(crate) link: Link,
+    pub(crate) link_closed: bool,
     pub(crate) parameters: Parameters,
     pub(crate) fence: Box<dyn Fence>,
     pub(crate) generation: Generation,
     pub(crate) base: Base,
+    /// How far the guest's clock should be ahead of this host's.
+    pub(crate) clock_offset_ns: i128,
 }
 
 /// What a backup that becomes a primary hands on.
@@ -193,7 +196,7 @@ impl Primary {
             .map_or(Generation(0), |claim| claim.generation);
         let ours =
             claim.is_some_and(|claim| claim.owner == self.owner) && latest == self.generation;
-        let mut attempt = FenceAttempt::after(latest.max(self.generation), now);
+        let mut attempt = FenceAttempt::to_begin(latest.max(self.generation), now);
         let progress = match ours {
             true => Progress::Won(self.generation),
             false => attempt.poll(fence.as_mut(), &self.owner, now),

@@ -59,6 +59,11 @@ impl Phase {
         )
     }
 
+    /// Whether what the guest does is logged: the backup follows, and has not been told otherwise.
+    pub(super) fn is_logged(&self) -> bool {
+        matches!(self, Self::Protected | Self::Draining)
+    }
+
     /// In a word or two.
     pub(super) fn name(&self) -> &'static str {
         match self {

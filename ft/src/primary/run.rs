@@ -30,7 +30,10 @@ impl Primary {
             outputs,
             refused,
         } = self.recorder.run(machine, inbox, now, self.pace);
-        let position = self.log_entries(&entries);
+        let (position, bytes) = self.log_entries(&entries);
+        if bytes > 0 {
+            self.recorder.meter_mut().logged(bytes);
+        }
         // A guest that goes to sleep will not bring the next marker soon.
         let urgent = !outputs.is_empty() || matches!(outcome, Outcome::Idle(_));
         for output in outputs {
@@ -58,17 +61,17 @@ impl Primary {
         now: HostTime,
     ) {
         let at_rest = matches!(outcome, Some(Outcome::Idle(_) | Outcome::PoweredOff));
-        let replicated = self
+        let logged = self
             .protection
             .as_deref()
-            .is_some_and(|p| p.phase.is_replicated());
+            .is_some_and(|p| p.phase.is_logged());
         let waits_for_epoch = self.protection.as_deref().is_some_and(|protection| {
             protection.parameters.release == ReleasePolicy::Verified && !self.gate.is_empty()
         });
         if at_rest && waits_for_epoch {
             self.recorder.meter_mut().force();
         }
-        let logging = replicated || self.sink.is_some();
+        let logging = logged || self.sink.is_some();
         let draining = self.is_draining() && !self.has_closed_for_failover();
         if logging && (self.recorder.meter().is_due(now) || draining) {
             self.close_epoch(machine, now);
@@ -103,31 +106,30 @@ impl Primary {
             (None, None) => return,
         };
         let ended = self.recorder.end_epoch(machine, scrub_pages, now);
-        let position = self.log_entries(&[ended.entry(self.sink.is_some())]);
+        // Its own entry is nothing that has happened in the next epoch.
+        let (position, _) = self.log_entries(&[ended.entry(self.sink.is_some())]);
         if let Some(protection) = self.protection.as_deref_mut() {
             protection.unverified.push_back((position, ended));
             protection.flush(machine.now(), true, self.generation, now);
         }
     }
 
-    /// Appends entries to the log, wherever it goes; returns the position of the last.
-    fn log_entries(&mut self, entries: &[Entry]) -> LogPosition {
+    /// Appends entries to the log, wherever it goes; returns the position of the last, and bytes.
+    fn log_entries(&mut self, entries: &[Entry]) -> (LogPosition, u64) {
+        let nothing = (LogPosition(0), 0);
         if let Some(protection) = self.protection.as_deref_mut() {
-            if !matches!(protection.phase, Phase::Protected | Phase::Draining) {
-                return LogPosition(0);
-            }
-            let (position, bytes) = protection.append(entries);
-            if bytes > 0 {
-                self.recorder.meter_mut().logged(bytes);
-            }
-            return position;
+            return match protection.phase.is_logged() {
+                true => protection.append(entries),
+                false => nothing,
+            };
         }
         let Some((writer, _)) = &mut self.sink else {
-            return LogPosition(0);
+            return nothing;
         };
+        let mut added = 0;
         for entry in entries {
             match writer.append(entry) {
-                Ok(bytes) => self.recorder.meter_mut().logged(bytes),
+                Ok(bytes) => added += bytes,
                 Err(error) => {
                     let reason = error.to_string();
                     self.events.push(FtEvent::RecordingFailed { reason });
@@ -136,7 +138,7 @@ impl Primary {
                 }
             }
         }
-        LogPosition(0)
+        (LogPosition(0), added)
     }
 
     /// Whether the guest may execute as far as the backup is concerned.

@@ -137,7 +137,7 @@ impl Primary {
                 .send(&Message::Error(cause.to_string()), generation, now);
         }
         protection.link.close();
-        let attempt = FenceAttempt::after(generation, now);
+        let attempt = FenceAttempt::to_go_alone(generation, now);
         protection.phase = Phase::Fencing(attempt, cause.clone());
         self.events.push(FtEvent::Suspected { cause });
     }
@@ -267,10 +267,12 @@ impl Primary {
         self.events.push(FtEvent::Demoted { generation });
         self.demotion = Some(Demotion {
             link: protection.link,
+            link_closed: protection.link_closed,
             parameters: protection.parameters,
             fence: protection.fence,
             generation,
             base,
+            clock_offset_ns: self.recorder.clock_offset_ns(),
         });
         Ok(())
     }

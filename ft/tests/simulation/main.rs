@@ -5,5 +5,6 @@ mod sim;
 
 mod clone;
 mod handshake;
+mod planned;
 mod scenarios;
 mod seeds;
