@@ -23,6 +23,8 @@ pub enum Suspicion {
     PeerGaveUp(String),
     /// It is alive but makes no progress.
     Stalled,
+    /// It has diverged in more pages than a repair may have.
+    Unrepairable(u64),
     /// Its frames carry a later generation than this side's.
     Superseded(Generation),
 }
@@ -35,6 +37,7 @@ impl fmt::Display for Suspicion {
             Self::Protocol(text) => write!(f, "protocol error: {text}"),
             Self::PeerGaveUp(text) => write!(f, "the peer gave up: {text}"),
             Self::Stalled => write!(f, "the peer makes no progress"),
+            Self::Unrepairable(pages) => write!(f, "a repair would take {pages} pages"),
             Self::Superseded(generation) => write!(f, "the peer is at generation {generation}"),
         }
     }

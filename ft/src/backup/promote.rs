@@ -82,7 +82,7 @@ impl Backup {
                 cause: cause.clone(),
             });
         }
-        self.staged_pages.clear();
+        (self.staged_pages, self.staged_bytes) = Default::default();
         self.staged_sections = None;
         self.phase = Phase::Promoting(Box::new(Promotion {
             degraded: matches!(self.phase, Phase::Diverged),

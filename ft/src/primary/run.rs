@@ -8,7 +8,7 @@ use crate::primary::Primary;
 use crate::primary::lag_control::{Admission, Gap};
 use crate::primary::protection::{FLUSH_NS, Phase, Protection};
 use crate::protocol::StopReason;
-use crate::record::{Outcome, Slice};
+use crate::record::{Outcome, Pace, Slice};
 use crate::status::{End, FtEvent, Next};
 use crate::time::{HostTime, LogPosition, NS_PER_MS};
 
@@ -20,16 +20,20 @@ impl Primary {
         inbox: &mut Inbox,
         now: HostTime,
     ) -> Option<Outcome> {
-        if self.paused || self.powered_off || !self.keeps_up(now) {
+        let admitted = match self.paused || self.powered_off || !self.keeps_up(now) {
+            true => None,
+            false => self.slice_pace(now),
+        };
+        let Some(pace) = admitted else {
             self.recorder.hold_back();
             return None;
-        }
+        };
         let Slice {
             outcome,
             entries,
             outputs,
             refused,
-        } = self.recorder.run(machine, inbox, now, self.pace);
+        } = self.recorder.run(machine, inbox, now, pace);
         let (position, bytes) = self.log_entries(&entries);
         if bytes > 0 {
             self.recorder.meter_mut().logged(bytes);
@@ -141,6 +145,21 @@ impl Primary {
         (LogPosition(0), added)
     }
 
+    /// How much the guest may execute; none if it has to wait for its slice in a clone.
+    fn slice_pace(&mut self, now: HostTime) -> Option<Pace> {
+        match self.protection.as_deref_mut() {
+            Some(protection) if matches!(protection.phase, Phase::Cloning(_)) => {
+                let throttle = &mut protection.clone_throttle;
+                if throttle.divisor() > 1 {
+                    // The time between two slices says nothing of the guest's speed.
+                    self.recorder.hold_back();
+                }
+                throttle.admit(self.pace, now)
+            }
+            _ => Some(self.pace),
+        }
+    }
+
     /// Whether the guest may execute as far as the backup is concerned.
     fn keeps_up(&mut self, now: HostTime) -> bool {
         let Some(protection) = self.protection.as_deref_mut() else {
@@ -152,6 +171,10 @@ impl Primary {
             Phase::Draining | Phase::HandedOver | Phase::Stopping | Phase::Fencing(..) => {
                 return false;
             }
+        }
+        if protection.shipment.is_some() {
+            protection.lag_control.excuse(now);
+            return false;
         }
         let gap = Gap {
             epochs: protection.unverified.len() as u64,
@@ -248,7 +271,13 @@ impl Primary {
         match &protection.phase {
             Phase::Claiming(attempt) | Phase::Fencing(attempt, _) => return at(attempt.next_try()),
             Phase::Greeting(_) => return at(now.plus_ms(100)),
-            Phase::Cloning(_) => at(now.plus(FLUSH_NS)),
+            Phase::Cloning(_) => {
+                at(now.plus(FLUSH_NS));
+                if let Some(next) = protection.clone_throttle.next_slice() {
+                    at(next);
+                }
+            }
+            _ if protection.shipment.is_some() => at(now.plus(FLUSH_NS)),
             _ => {}
         }
         at(protection.next_beat());

@@ -96,7 +96,8 @@ impl Primary {
             return;
         };
         let patience_ms = STALL_MS.max(protection.parameters.timeout_ms);
-        let stalled = protection.lag_control.full_ns(now) >= patience_ms * NS_PER_MS;
+        let stalled = protection.lag_control.full_ns(now) >= patience_ms * NS_PER_MS
+            && protection.shipment.is_none();
         let cause = if let Some(text) = protection.link.broken() {
             Suspicion::Protocol(text.to_owned())
         } else if protection.link_closed {
@@ -222,7 +223,7 @@ impl Primary {
         };
         let position = protection.position();
         let settled = protection.ack.verified == position
-            && protection.divergence.is_none()
+            && !protection.is_repairing()
             && self.gate.is_empty();
         if !matches!(protection.phase, Phase::Draining) || !settled {
             return;

@@ -8,3 +8,4 @@ mod handshake;
 mod planned;
 mod scenarios;
 mod seeds;
+mod staging;

@@ -150,6 +150,7 @@ impl Life {
             .faults
             .iter()
             .any(|(_, fault)| hinders(*fault));
+        let unhindered = unhindered && !self.may_be_held_up();
         let judged = unhindered && !self.rested && !self.world.forgiven;
         if judged && error_ms.abs() > allowed {
             return Err(format!("the survivor's clock is off by {error_ms} ms"));
@@ -165,10 +166,11 @@ impl Life {
         if status.state != "protected" {
             return Ok(());
         }
-        let follows = self
-            .hosts
-            .iter()
-            .any(|host| host.replica.state() == "replaying");
+        // Damage that nobody writes may be found at the very end.
+        let follows = self.hosts.iter().any(|host| {
+            let state = host.replica.state();
+            state == "replaying" || (self.flipped && state == "diverged")
+        });
         if !follows {
             return Err("the survivor says it is protected, and nobody replays".into());
         }
