@@ -14,6 +14,7 @@ mod error;
 mod protect;
 mod receive;
 mod requests;
+mod resize;
 
 use std::fs::File;
 use std::io::Read;

@@ -122,7 +122,9 @@ fn open_or_make(
     disk: &DiskSettings,
     size: u64,
 ) -> Result<Arc<dyn DiskImage>, Box<dyn std::error::Error + Send + Sync>> {
-    let target = &disk.target;
+    // A guest may not write to a read-only disk, but the clone has to.
+    let mut target = disk.target.clone();
+    target.read_only = false;
     if !target.path.exists() {
         let file = OpenOptions::new()
             .write(true)
@@ -130,14 +132,9 @@ fn open_or_make(
             .open(&target.path);
         let made = file.and_then(|file| file.set_len(size));
         made.map_err(|error| format!("cannot make image {}: {error}", target.path.display()))?;
-        let mut plain = target.clone();
-        plain.format = Some(ImageFormat::Raw);
-        return Ok(open(&plain)?);
+        target.format = Some(ImageFormat::Raw);
     }
-    // A guest may not write to a read-only disk, but the clone has to.
-    let mut writable = target.clone();
-    writable.read_only = false;
-    Ok(open(&writable)?)
+    Ok(open(&target)?)
 }
 
 /// What the guest is to see of each device. `recorded` machines have no disks of their own.
@@ -368,6 +365,14 @@ impl HostSide for HostDevices {
             .iter()
             .map(|error| crate::control::causes(error).join(": "))
             .collect()
+    }
+
+    fn resize_disk(&mut self, device: usize, size: u64) -> Result<(), String> {
+        let Some(VirtioHost::Disk(disk)) = self.virtio.get(device) else {
+            return Err(format!("device {device} is no disk"));
+        };
+        disk.resize(size, self.ports[device].clone())
+            .map_err(|error| error.to_string())
     }
 
     fn leave(&mut self) {
