@@ -287,7 +287,7 @@ impl Disks {
     }
 
     /// Digest of a page. `under_way` are the requests of the page's device that are not complete.
-    pub fn page_digest<I: Iterator<Item = BlockRequest>>(
+    pub fn page_digest<'a, I: Iterator<Item = &'a BlockRequest>>(
         &self,
         page: u64,
         under_way: impl FnOnce(usize) -> I,
@@ -296,7 +296,7 @@ impl Disks {
             return UNDECIDED;
         };
         let mut changing = under_way(device).filter(|request| request.operation.modifies());
-        if changing.any(|request| pages_of(&request).contains(&index)) {
+        if changing.any(|request| pages_of(request).contains(&index)) {
             return UNDECIDED;
         }
         let mut bytes = ZERO_PAGE;

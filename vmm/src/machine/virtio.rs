@@ -5,7 +5,7 @@
 //! host that the machine is live on and to nobody else, and is answered by an input: reads, work on
 //! disks of the machine's own, random bytes. A side that replays makes no requests.
 
-use devices::board::DeviceEvent;
+use devices::board::{Board, DeviceEvent};
 use devices::virtio::any::{AnyVirtio, VirtioConfig};
 use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest};
 use devices::virtio::event::VirtioEvent;
@@ -60,6 +60,15 @@ impl DeviceInput {
 /// If the bytes are none.
 pub fn decode_disk_output(payload: &[u8]) -> Result<BlockRequest, postcard::Error> {
     postcard::from_bytes(payload)
+}
+
+/// The requests of a disk that the host was given and that are not complete.
+pub(super) fn under_way(board: &Board, device: usize) -> impl Iterator<Item = &BlockRequest> {
+    let block = match board.virtio_device(device) {
+        Some(AnyVirtio::Block(block)) => Some(block),
+        _ => None,
+    };
+    block.into_iter().flat_map(|block| block.in_flight())
 }
 
 /// What a virtio device was told of by the machine's configuration.
@@ -151,11 +160,10 @@ impl VirtualMachine {
         if !self.disks.has(index) {
             return Err(refused("is no replicated disk"));
         }
-        let request = self
-            .requests_under_way(index)
+        let request = under_way(&self.board, index)
             .find(|request| request.id == id)
             .ok_or_else(|| refused(&format!("has no request {id} under way")))?;
-        let result = self.disks.complete(index, &request, result);
+        let result = self.disks.complete(index, request, result);
         Ok(VirtioInput::BlockCompletion { id, result })
     }
 
@@ -169,18 +177,6 @@ impl VirtualMachine {
             .map_err(|error| MachineError::new(error.to_string()))?;
         block.sectors = sectors;
         Ok(())
-    }
-
-    /// The requests of a disk that the host was given and that are not complete.
-    pub(super) fn requests_under_way(
-        &self,
-        device: usize,
-    ) -> impl Iterator<Item = BlockRequest> + use<'_> {
-        let block = match self.board.virtio_device(device) {
-            Some(AnyVirtio::Block(block)) => Some(block),
-            _ => None,
-        };
-        block.into_iter().flat_map(|block| block.in_flight())
     }
 
     /// Sorts what left the virtio devices into outputs and requests.

@@ -200,9 +200,9 @@ impl Block {
 
     /// The requests that the host was given and did not complete, in order. Whoever takes over from
     /// a host that is gone issues them again.
-    pub fn in_flight(&self) -> impl Iterator<Item = BlockRequest> {
+    pub fn in_flight(&self) -> impl Iterator<Item = &BlockRequest> {
         let issued = self.state.in_flight.iter().filter(|entry| entry.issued);
-        issued.map(|entry| entry.request.clone())
+        issued.map(|entry| &entry.request)
     }
 
     fn is_full(&self) -> bool {

@@ -150,7 +150,7 @@ fn pages_under_a_request_have_one_digest_and_zeroed_ones_that_of_zeroes() {
     let (mut disks, _) = disks();
     let zero = ft::digest::of_page(&ZERO_PAGE);
     let write = request(1, BlockOperation::Write, 8, 4096, 3);
-    let under_way = |device: usize| (device == 1).then(|| write.clone()).into_iter();
+    let under_way = |device: usize| (device == 1).then_some(&write).into_iter();
     assert_eq!(disks.page_digest(1, under_way), UNDECIDED);
     assert_eq!(disks.page_digest(2, under_way), zero);
     assert_eq!(disks.page_digest(7, under_way), zero);
