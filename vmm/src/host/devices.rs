@@ -36,6 +36,10 @@ const CONSOLE: ConsoleConfig = ConsoleConfig {
     columns: 80,
     rows: 25,
 };
+/// The serial port's name.
+pub const SERIAL_NAME: &str = "__serial";
+/// The virtio console's name.
+pub const CONSOLE_NAME: &str = "__console";
 /// Bytes of a logical block.
 const BLOCK_SIZE: u32 = 512;
 
@@ -275,7 +279,7 @@ impl HostDevices {
         if let Some(serial) = &mut self.serial
             && let Err(error) = serial.activate()
         {
-            errors.push(failed("__serial")(Box::new(error)));
+            errors.push(failed(SERIAL_NAME)(Box::new(error)));
         }
         let devices = self.settings.iter().zip(&mut self.virtio).enumerate();
         for (index, (device, host)) in devices {
@@ -400,6 +404,25 @@ impl HostSide for HostDevices {
         });
         counted.collect()
     }
+
+    fn places(&self) -> BTreeMap<String, String> {
+        let devices = self.settings.iter().zip(&self.virtio);
+        let virtio = devices.filter_map(|(device, host)| {
+            let place = match host {
+                VirtioHost::Net(tap) => tap.name().map(str::to_owned),
+                VirtioHost::Console(console) => pty_of(console),
+                _ => None,
+            };
+            Some((device.id.clone(), place?))
+        });
+        let serial = self.serial.as_ref().and_then(pty_of);
+        let serial = serial.map(|path| (SERIAL_NAME.to_owned(), path));
+        virtio.chain(serial).collect()
+    }
+}
+
+fn pty_of(host: &SerialHost) -> Option<String> {
+    host.pty_path().map(|path| path.display().to_string())
 }
 
 /// As the interface has them; times in microseconds, zero before the first operation.

@@ -260,7 +260,7 @@ mod tests {
             (with(&|config| config.memory_size = 0), "memory"),
             (with(&|config| config.memory_size = 5000), "memory"),
             (
-                with(&|config| config.memory_size = u64::MAX & !4095),
+                with(&|config| config.memory_size = !4095),
                 "memory",
             ),
             (

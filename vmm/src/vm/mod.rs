@@ -50,6 +50,9 @@ pub trait HostSide: Send {
     fn leave(&mut self);
     /// What the devices have done while the machine was live here, by their names.
     fn counters(&self) -> BTreeMap<String, Counters>;
+    /// What the host has chosen for devices while they are open, by their names: the path of a
+    /// pseudoterminal, the name of a tap.
+    fn places(&self) -> BTreeMap<String, String>;
 }
 
 /// Counters by their names.
@@ -176,6 +179,8 @@ pub struct VmStatus {
     pub serial: SerialCounters,
     /// What the virtio devices have done here.
     pub devices: BTreeMap<String, Counters>,
+    /// Where devices lead that the host has chosen a place for.
+    pub places: BTreeMap<String, String>,
 }
 
 /// Bytes of the serial port, counted while the machine executes for real here.

@@ -512,6 +512,11 @@ impl VmThread {
                 .as_ref()
                 .map(|host| host.counters())
                 .unwrap_or_default(),
+            places: self
+                .host
+                .as_ref()
+                .map(|host| host.places())
+                .unwrap_or_default(),
         }
     }
 }
