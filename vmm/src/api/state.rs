@@ -37,6 +37,8 @@ pub enum Call {
     VmInfo,
     /// `vm.counters`.
     VmCounters,
+    /// `vm.resize-disk`.
+    VmResizeDisk,
     /// `vm.ft-receive`.
     FtReceive,
     /// `vm.ft-start`.
@@ -67,6 +69,7 @@ impl Call {
             Self::VmNmi => "The VM could not be sent an NMI",
             Self::VmInfo => "The VM info is not available",
             Self::VmCounters => "The VM counters are not available",
+            Self::VmResizeDisk => "The disk could not be resized",
             Self::FtReceive => "The VMM could not become a backup",
             Self::FtStart => "The VM could not be protected",
             Self::FtStatus => "The protection's status is not available",
@@ -161,6 +164,7 @@ fn on_vm(call: Call, phase: Phase) -> Result<(), Refusal> {
         (Call::VmBoot, Phase::Nothing) => refuse(404, "VM config is missing"),
         (Call::VmBoot, Phase::Created) => Ok(()),
         (Call::VmBoot, _) => refuse(500, "VM is already created"),
+        (Call::VmResizeDisk, Phase::Nothing) => refuse(404, "VM is not created"),
         (Call::VmReboot, Phase::Nothing | Phase::Created) => refuse(404, "VM is not created"),
         (_, Phase::Nothing | Phase::Created) => refuse(500, "VM is not running"),
         (Call::VmPause, Phase::Paused) => Err((500, transition("pause", VmState::Paused))),
@@ -274,6 +278,7 @@ mod tests {
             (Call::VmCounters, [500, 500, 204, 204, 500, 409]),
             (Call::VmNmi, [500, 500, 204, 204, 500, 409]),
             (Call::VmPowerButton, [500, 500, 204, 204, 500, 409]),
+            (Call::VmResizeDisk, [404, 500, 204, 204, 500, 409]),
             (Call::FtReceive, [204, 409, 409, 409, 409, 409]),
             (Call::FtStart, [404, 409, 204, 204, 409, 409]),
             (Call::FtStatus, [204, 204, 204, 204, 204, 204]),

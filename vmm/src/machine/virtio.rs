@@ -134,6 +134,9 @@ impl VirtualMachine {
             DeviceInput::Virtio(input) => input,
             DeviceInput::DiskDone { id, result } => self.disk_done(index, id, result)?,
         };
+        if let VirtioInput::BlockResize { sectors } = input {
+            self.resize_disk(index, sectors)?;
+        }
         let now = self.virtual_time();
         let mut dma = Dma::new(&self.memory);
         let outcome = self.board.virtio_input(index, input, &mut dma, now);
@@ -162,6 +165,18 @@ impl VirtualMachine {
             .ok_or_else(|| refused(&format!("has no request {id} under way")))?;
         let result = self.disks.complete(index, request, result);
         Ok(VirtioInput::BlockCompletion { id, result })
+    }
+
+    /// A disk has another size from now on, for whoever is to make this machine again as well.
+    fn resize_disk(&mut self, index: usize, sectors: u64) -> Result<(), MachineError> {
+        let VirtioConfig::Block(block) = &mut self.config.virtio[index].config else {
+            return Err(MachineError::new(format!("device {index} is no disk")));
+        };
+        self.disks
+            .resize(index, sectors)
+            .map_err(|error| MachineError::new(error.to_string()))?;
+        block.sectors = sectors;
+        Ok(())
     }
 
     /// Sorts what left the virtio devices into outputs and requests.

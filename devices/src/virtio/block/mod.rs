@@ -97,7 +97,9 @@ impl BlockConfig {
         serial
     }
 
-    const fn is_valid(&self) -> bool {
+    /// Whether a disk can be like this.
+    #[must_use]
+    pub const fn is_valid(&self) -> bool {
         self.block_size.is_power_of_two() && self.block_size >= 512 && self.block_size <= 4096
     }
 }
