@@ -321,6 +321,10 @@ impl Backup {
         self.detector.looped(now);
         self.watch(now);
         self.poll_fence(now);
+        // What has come is said to be here before it is replayed: an output waits for that.
+        if self.ack_now && self.acknowledge(now) {
+            return Next::Run;
+        }
         let more = self.work(machine, slice_ns, now);
         self.acknowledge(now);
         self.beat(now);
@@ -411,10 +415,11 @@ impl Backup {
         }
     }
 
-    /// Says how far this side is, if it is time to and this side stands by what it says.
-    fn acknowledge(&mut self, now: HostTime) {
+    /// Says how far this side is, if it is time to and this side stands by what it says; whether it
+    /// did.
+    fn acknowledge(&mut self, now: HostTime) -> bool {
         if !matches!(self.phase, Phase::Replaying) {
-            return;
+            return false;
         }
         let ack = Ack {
             received: self.received,
@@ -423,10 +428,11 @@ impl Backup {
         };
         let rested = self.told_at.is_none_or(|told| now.since(told) >= ACK_NS);
         if ack == self.told || !(self.ack_now || rested) {
-            return;
+            return false;
         }
         self.link.send(&Message::Ack(ack), self.generation, now);
         (self.told, self.told_at, self.ack_now) = (ack, Some(now), false);
+        true
     }
 
     /// Whether an acknowledgement of this kind lets outputs go.
