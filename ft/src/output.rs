@@ -117,11 +117,17 @@ impl Lease {
         self.holds(now).then_some(ReleasePermit { now })
     }
 
+    /// When the lease runs out; the beginning of time if it was never granted.
+    #[must_use]
+    pub fn until(&self) -> HostTime {
+        let renewed = self.renewed;
+        renewed.map_or(HostTime(0), |sent| sent.plus(self.length_ns))
+    }
+
     /// Whether the lease holds at `now`.
     #[must_use]
     pub fn holds(&self, now: HostTime) -> bool {
-        self.renewed
-            .is_some_and(|sent| now.since(sent) < self.length_ns)
+        now < self.until()
     }
 }
 

@@ -244,6 +244,22 @@ impl Replica {
         }
     }
 
+    /// Until when what was released may still be on its way; see [`Primary::permitted_until`].
+    #[must_use]
+    pub fn permitted_until(&self) -> HostTime {
+        match &self.role {
+            RoleState::Primary(primary) => primary.permitted_until(),
+            RoleState::Backup(_) => HostTime(0),
+        }
+    }
+
+    /// Has the lease renewed for something that has not left; see [`Primary::want_permit`].
+    pub fn want_permit(&mut self) {
+        if let RoleState::Primary(primary) = &mut self.role {
+            primary.want_permit();
+        }
+    }
+
     /// Stops executing, or goes on; a backup does what its primary does.
     ///
     /// # Errors

@@ -83,7 +83,7 @@ pub fn replay(
     let mut machine = VirtualMachine::blank(config, DiskStores::new(), hypervisor)?;
     let mut host = serial.map(|target| SerialHost::new(target, std::sync::Arc::new(|_: &[u8]| {})));
     if let Some(host) = &mut host {
-        host.activate()?;
+        host.activate(false)?;
     }
     let summary = verify(&mut reader, &mut machine, |outputs| {
         for numbered in outputs {

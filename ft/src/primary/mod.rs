@@ -60,6 +60,7 @@ pub struct Primary {
     parting: Option<Link>,
     sink: Option<(LogWriter<LogSink>, u32)>,
     pausing: Option<(HostTime, CloneSummary)>,
+    permit_wanted: bool,
     paused: bool,
     powered_off: bool,
     end: Option<End>,
@@ -153,6 +154,7 @@ impl Primary {
             parting: None,
             sink: None,
             pausing: None,
+            permit_wanted: false,
             paused: false,
             powered_off: false,
             end: None,
@@ -291,6 +293,31 @@ impl Primary {
             .into_iter()
             .map(|numbered| numbered.output)
             .collect()
+    }
+
+    /// Until when what was released may still be on its way: a host side that has to wait for
+    /// something may go on before this time, read anew just before it does, and not after it. It
+    /// moves on with [`Self::drive`]; it goes back only when this side can do no harm.
+    #[must_use]
+    pub fn permitted_until(&self) -> HostTime {
+        let (always, never) = (HostTime(u64::MAX), HostTime(0));
+        if matches!(self.end, Some(End::Fenced(_))) {
+            return never;
+        }
+        let Some(protection) = self.protection.as_deref() else {
+            return always;
+        };
+        match protection.phase {
+            Phase::Claiming(_) | Phase::Greeting(_) | Phase::Cloning(_) => always,
+            Phase::Protected | Phase::Draining => protection.lease.until(),
+            Phase::HandedOver | Phase::Stopping | Phase::Fencing(..) => never,
+        }
+    }
+
+    /// Has the lease renewed, once, for something released that has not left. It is renewed for
+    /// outputs that wait by itself.
+    pub fn want_permit(&mut self) {
+        self.permit_wanted = true;
     }
 
     /// Whether outputs wait that could leave if the clock were read anew.

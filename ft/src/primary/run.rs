@@ -88,7 +88,9 @@ impl Primary {
             return;
         };
         protection.flush(machine.now(), false, generation, now);
-        let stale = self.gate.is_ready() && !protection.lease.holds(now);
+        let holds = protection.lease.holds(now);
+        self.permit_wanted &= !holds;
+        let stale = (self.gate.is_ready() || self.permit_wanted) && !holds;
         if stale
             && protection
                 .log
@@ -286,7 +288,8 @@ impl Primary {
             if !log.bytes.is_empty() {
                 at(protection.flush_due(log));
             }
-            if self.gate.is_ready() && !protection.lease.holds(now) {
+            let wanted = self.gate.is_ready() || self.permit_wanted;
+            if wanted && !protection.lease.holds(now) {
                 at(log.last_flush.plus(renewal_ns(protection)));
             }
         }

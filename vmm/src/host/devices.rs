@@ -222,16 +222,19 @@ impl HostDevices {
         self.ports = (0..self.settings.len())
             .map(|index| self.mailbox.port(index))
             .collect();
+        let permit = self.mailbox.permit().clone();
         self.serial = self
             .serial_target
             .clone()
-            .map(|target| SerialHost::new(target, self.serial_input()));
+            .map(|target| SerialHost::new(target, self.serial_input()))
+            .map(|serial| serial.under(permit.clone()));
         let devices = self.settings.iter().zip(&self.ports).enumerate();
         let virtio = devices.map(|(index, (device, port))| {
             let offer = offer(port);
             match &device.kind {
                 DeviceKind::Console(target) => {
-                    VirtioHost::Console(SerialHost::for_console(target.clone(), offer))
+                    let console = SerialHost::for_console(target.clone(), offer);
+                    VirtioHost::Console(console.under(permit.clone()))
                 }
                 DeviceKind::Entropy(source) => {
                     VirtioHost::Entropy(EntropyHost::new(source.clone(), offer))
@@ -242,7 +245,8 @@ impl HostDevices {
                         .get(index)
                         .map_or(DiskMode::Outside, |spec| spec.disk);
                     let image = images.0.remove(&index);
-                    VirtioHost::Disk(DiskHost::new(disk.target.clone(), mode, image))
+                    let (target, permit) = (disk.target.clone(), permit.clone());
+                    VirtioHost::Disk(DiskHost::new(target, mode, image, permit))
                 }
                 DeviceKind::Net(net) => VirtioHost::Net(TapHost::new(net.tap.clone(), offer)),
                 DeviceKind::Vsock(vsock) => {
@@ -277,7 +281,7 @@ impl HostDevices {
     fn open(&mut self, live: Option<&Live<'_>>) -> Vec<DeviceError> {
         let mut errors = Vec::new();
         if let Some(serial) = &mut self.serial
-            && let Err(error) = serial.activate()
+            && let Err(error) = serial.activate(live.is_some())
         {
             errors.push(failed(SERIAL_NAME)(Box::new(error)));
         }
@@ -299,7 +303,9 @@ impl HostDevices {
                     let opened = tap.activate(mac.unwrap_or(configured), features);
                     opened.map_err(Into::into)
                 }
-                VirtioHost::Console(console) => console.activate().map_err(Into::into),
+                VirtioHost::Console(console) => {
+                    console.activate(live.is_some()).map_err(Into::into)
+                }
                 VirtioHost::Entropy(entropy) => entropy.activate().map_err(Into::into),
                 VirtioHost::Vsock(vsock) => vsock.activate().map_err(Into::into),
             };
@@ -382,17 +388,42 @@ impl HostSide for HostDevices {
     fn leave(&mut self) {
         let mut images = BTreeMap::new();
         let old = std::mem::take(&mut self.virtio);
+        let mut ports: Vec<SerialHost> = self.serial.take().into_iter().collect();
         for (index, host) in old.into_iter().enumerate() {
-            if let VirtioHost::Disk(mut disk) = host {
-                disk.leave();
-                images.extend(disk.into_image().map(|image| (index, image)));
+            match host {
+                VirtioHost::Disk(mut disk) => {
+                    disk.leave();
+                    images.extend(disk.into_image().map(|image| (index, image)));
+                }
+                VirtioHost::Console(console) => ports.push(console),
+                VirtioHost::Net(_) | VirtioHost::Entropy(_) | VirtioHost::Vsock(_) => {}
             }
         }
-        if let Some(serial) = self.serial.take() {
+        for port in ports {
+            port.let_go();
             // It waits for a client to take what is left, which the backup must not.
-            std::thread::spawn(move || drop(serial));
+            std::thread::spawn(move || drop(port));
         }
         self.make(Images(images));
+    }
+
+    fn give_up(&mut self) {
+        for (host, port) in self.virtio.iter_mut().zip(&self.ports) {
+            if let VirtioHost::Disk(disk) = host {
+                disk.give_up(port);
+            }
+        }
+    }
+
+    fn discard(&mut self) {
+        self.serial.iter().for_each(SerialHost::discard);
+        for host in &self.virtio {
+            match host {
+                VirtioHost::Console(console) => console.discard(),
+                VirtioHost::Disk(disk) => disk.discard(),
+                VirtioHost::Net(_) | VirtioHost::Entropy(_) | VirtioHost::Vsock(_) => {}
+            }
+        }
     }
 
     fn counters(&self) -> BTreeMap<String, Counters> {

@@ -10,7 +10,7 @@ use devices::virtio::payload::Payload;
 
 use super::disk::{DiskError, DiskImage, DiskQueue, DiskTarget, Done, SECTOR_SIZE, open};
 use crate::machine::DiskMode;
-use crate::vm::Port;
+use crate::vm::{Permit, Port};
 
 /// What a disk has done, for `vm.counters`.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -105,18 +105,34 @@ pub struct DiskHost {
     queue: Option<DiskQueue>,
     /// Requests that were given to the queue: one that leaves at a take-over may come twice.
     given: BTreeSet<u64>,
+    /// Requests that came before the image could be opened; none when it never will be.
+    waiting: Option<Vec<BlockRequest>>,
+    permit: Permit,
     ledger: SharedLedger,
 }
 
 impl DiskHost {
     /// A host side that does nothing yet. `image` is there for contents of the machine's own.
-    pub fn new(target: DiskTarget, mode: DiskMode, image: Option<Arc<dyn DiskImage>>) -> Self {
+    /// What changes contents that are not the machine's own asks `permit`.
+    pub fn new(
+        target: DiskTarget,
+        mode: DiskMode,
+        image: Option<Arc<dyn DiskImage>>,
+        permit: Permit,
+    ) -> Self {
+        let permit = match mode {
+            // Nobody else has the image.
+            DiskMode::Replicated => Permit::unlimited(),
+            DiskMode::Outside => permit,
+        };
         Self {
             target,
             mode,
             image,
             queue: None,
             given: BTreeSet::new(),
+            waiting: Some(Vec::new()),
+            permit,
             ledger: SharedLedger::default(),
         }
     }
@@ -143,8 +159,26 @@ impl DiskHost {
             lock(&ledger).end(id);
             answer(&port, mode, id, result);
         });
-        self.queue = Some(DiskQueue::start(image, done)?);
+        let queue = DiskQueue::start_under(image, done, self.permit.clone())?;
+        for request in self
+            .waiting
+            .iter_mut()
+            .flat_map(|waiting| waiting.drain(..))
+        {
+            lock(&self.ledger).begin(&request);
+            queue.submit(request);
+        }
+        self.queue = Some(queue);
         Ok(())
+    }
+
+    /// The image will not be opened: requests fail.
+    pub fn give_up(&mut self, port: &Port) {
+        if self.queue.is_none() {
+            for request in self.waiting.take().into_iter().flatten() {
+                answer(port, self.mode, request.id, Err(BlockIoError::Io));
+            }
+        }
     }
 
     /// Carries out a request.
@@ -156,12 +190,13 @@ impl DiskHost {
         while self.given.len() > 4096 {
             self.given.pop_first();
         }
-        match &self.queue {
-            Some(queue) => {
+        match (&self.queue, &mut self.waiting) {
+            (Some(queue), _) => {
                 lock(&self.ledger).begin(&request);
                 queue.submit(request);
             }
-            None => answer(port, self.mode, request.id, Err(BlockIoError::Io)),
+            (None, Some(waiting)) => waiting.push(request),
+            (None, None) => answer(port, self.mode, request.id, Err(BlockIoError::Io)),
         }
     }
 
@@ -181,6 +216,13 @@ impl DiskHost {
         Ok(())
     }
 
+    /// Another host may have the machine: what it shares with this one is not changed any more.
+    pub fn discard(&self) {
+        if let (Some(queue), DiskMode::Outside) = (&self.queue, self.mode) {
+            queue.discard();
+        }
+    }
+
     /// The image, if it is open.
     pub fn into_image(self) -> Option<Arc<dyn DiskImage>> {
         self.image
@@ -188,7 +230,9 @@ impl DiskHost {
 
     /// Another host goes on: nothing is in flight when this returns.
     pub fn leave(&mut self) {
+        self.discard();
         self.queue = None;
+        self.waiting = Some(Vec::new());
         self.given.clear();
         if self.mode == DiskMode::Outside {
             self.image = None;

@@ -9,6 +9,7 @@ use hypervisor::Kicker;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::offers::{Offered, Port};
+use super::permit::Permit;
 use super::{Command, Connection, Tenure};
 
 /// Something for the thread.
@@ -30,6 +31,7 @@ pub struct Mailbox {
     kicker: Arc<Mutex<Option<Kicker>>>,
     waker: Arc<Waker>,
     tenure: Arc<AtomicU64>,
+    permit: Permit,
 }
 
 impl Mailbox {
@@ -39,10 +41,12 @@ impl Mailbox {
     /// When the host has no descriptor to give.
     pub fn new() -> std::io::Result<(Self, Receiver<Message>)> {
         let (sender, receiver) = mpsc::channel();
+        let waker = Arc::new(Waker::new()?);
         let mailbox = Self {
             sender,
             kicker: Arc::default(),
-            waker: Arc::new(Waker::new()?),
+            permit: Permit::none(waker.clone()),
+            waker,
             tenure: Arc::default(),
         };
         Ok((mailbox, receiver))
@@ -56,6 +60,11 @@ impl Mailbox {
     /// Where the host side of a virtio device offers its input in this tenure.
     pub fn port(&self, device: usize) -> Port {
         Port::new(self.clone(), device, self.tenure())
+    }
+
+    /// Until when this host may let go what the machine has released.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
     }
 
     /// The tenure that is or is about to be.

@@ -15,6 +15,8 @@
 mod connection;
 mod mailbox;
 mod offers;
+mod opening;
+mod permit;
 mod resize;
 mod thread;
 
@@ -31,6 +33,7 @@ use crate::machine::{BuildError, MachineConfig, VirtualMachine};
 pub use connection::{Address, AddressError, Connection, Listening};
 pub use mailbox::{Mailbox, Message};
 pub use offers::{Offered, Port};
+pub use permit::{LOOK_AGAIN, Permit};
 
 /// The host side of a machine's devices.
 pub trait HostSide: Send {
@@ -39,8 +42,10 @@ pub trait HostSide: Send {
     /// A virtio device asks for something, or says how its driver is.
     fn request(&mut self, request: DeviceEvent);
     /// This side executes for real from now on: input may come, outputs will. Says what could not
-    /// be opened.
+    /// be opened. Another call tries that again.
     fn go_live(&mut self, live: &Live<'_>) -> Vec<String>;
+    /// What could not be opened will not be: whatever waits for it has failed.
+    fn give_up(&mut self);
     /// Gives the image of a disk another size; what came of it is told through the disk's port.
     ///
     /// # Errors
@@ -48,6 +53,9 @@ pub trait HostSide: Send {
     fn resize_disk(&mut self, device: usize, size: u64) -> Result<(), String>;
     /// Another side executes from now on: nothing comes or goes here until it is live again.
     fn leave(&mut self);
+    /// Another side may have taken the machine over without asking: nothing that was kept back may
+    /// leave here any more.
+    fn discard(&mut self);
     /// What the devices have done while the machine was live here, by their names.
     fn counters(&self) -> BTreeMap<String, Counters>;
     /// What the host has chosen for devices while they are open, by their names: the path of a

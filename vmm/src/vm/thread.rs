@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::mailbox::{Mailbox, Message};
 use super::offers::Offers;
+use super::opening::Opening;
 use super::{
     Builder, Built, Command, Connection, HostSide, Listener, Live, Protect, Reply, Start, VmError,
     VmEvent, VmStatus, resize,
@@ -41,7 +42,6 @@ const RECORDING_EPOCH_MS: u64 = 100;
 const RECORDING_SCRUB_PAGES: u32 = 16;
 
 pub(super) struct VmThread {
-    epoch: Instant,
     replica: Replica,
     machine: Option<Box<VirtualMachine>>,
     builder: Option<Builder>,
@@ -56,6 +56,8 @@ pub(super) struct VmThread {
     mailbox: Mailbox,
     receiver: Receiver<Message>,
     was_live: bool,
+    /// Host sides that could not be opened yet.
+    opening: Option<Opening>,
     /// Another host had the machine before, or may have.
     had_elsewhere: bool,
     paused: bool,
@@ -69,7 +71,6 @@ impl VmThread {
         (mailbox, receiver): (Mailbox, Receiver<Message>),
         listener: Listener,
     ) -> Self {
-        let epoch = Instant::now();
         let (pace, now) = (Pace::default(), HostTime(0));
         let mut sink = None;
         let (replica, machine, host, builder) = match start {
@@ -85,7 +86,6 @@ impl VmThread {
             }
         };
         let mut thread = Self {
-            epoch,
             replica,
             machine,
             builder,
@@ -98,6 +98,7 @@ impl VmThread {
             mailbox,
             receiver,
             was_live: false,
+            opening: None,
             had_elsewhere: false,
             paused: false,
             quit: false,
@@ -113,7 +114,7 @@ impl VmThread {
     }
 
     fn now(&self) -> HostTime {
-        HostTime(self.epoch.elapsed().as_nanos() as u64)
+        self.mailbox.permit().now()
     }
 
     fn start_recording(&mut self, sink: ft::primary::LogSink) {
@@ -180,6 +181,11 @@ impl VmThread {
             std::thread::sleep(UNSENT_WAIT);
         }
         self.tell();
+        if matches!(end, Some(End::Fenced(_)))
+            && let Some(host) = &mut self.host
+        {
+            host.discard();
+        }
         if let Some(end) = end {
             let status = Box::new(self.status(self.now()));
             let was_live = self.was_live;
@@ -212,10 +218,13 @@ impl VmThread {
         until: Option<HostTime>,
         all_sent: bool,
     ) -> bool {
-        let most = match until {
+        let mut most = match until {
             Some(until) => Duration::from_nanos(until.since(self.now())),
             None => Duration::from_secs(1),
         };
+        if let Some(opening) = &self.opening {
+            most = most.min(opening.next().saturating_duration_since(Instant::now()));
+        }
         let mut entries = vec![PollFd::from_borrowed_fd(waker, PollFlags::IN)];
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, self.replica.wants_bytes());
@@ -325,6 +334,12 @@ impl VmThread {
             _ => {}
         }
         self.was_live = live;
+        self.open_again();
+        let permit = self.mailbox.permit();
+        if permit.take_wanted() {
+            self.replica.want_permit();
+        }
+        permit.set(self.replica.permitted_until());
         let now = self.now();
         let released = self.replica.take_released(now);
         let Some(host) = &mut self.host else { return };
@@ -352,12 +367,13 @@ impl VmThread {
             return;
         }
         machine.set_live(true);
-        let lost = host.go_live(&Live {
+        let missing = host.go_live(&Live {
             machine,
             taken_over,
         });
-        for reason in lost {
-            (self.listener)(VmEvent::DeviceLost { reason });
+        if !missing.is_empty() {
+            log::warn!("not open yet, to be tried again: {}", missing.join("; "));
+            self.opening = Some(Opening::after_failure(Instant::now()));
         }
         for request in machine.unanswered() {
             host.request(request);
@@ -375,8 +391,34 @@ impl VmThread {
         }
     }
 
+    /// Tries to open what could not be opened when the machine went live.
+    fn open_again(&mut self) {
+        let due = |opening: &Opening| Instant::now() >= opening.next();
+        let (Some(machine), Some(host)) = (&self.machine, &mut self.host) else {
+            return;
+        };
+        let Some(opening) = self.opening.take_if(|opening| due(opening)) else {
+            return;
+        };
+        let missing = host.go_live(&Live {
+            machine,
+            taken_over: true,
+        });
+        if missing.is_empty() {
+            return;
+        }
+        self.opening = opening.failed_again(Instant::now());
+        if self.opening.is_none() {
+            host.give_up();
+            for reason in missing {
+                (self.listener)(VmEvent::DeviceLost { reason });
+            }
+        }
+    }
+
     /// Another host goes on with the machine.
     fn leave(&mut self) {
+        self.opening = None;
         self.mailbox.end_tenure();
         self.paused = false;
         self.offers.clear_devices();

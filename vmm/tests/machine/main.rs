@@ -6,5 +6,6 @@ mod divergence;
 mod faulty;
 mod guest;
 mod pair;
+mod permit;
 mod resize;
 mod translation;

@@ -148,6 +148,17 @@ impl Pair {
         }
     }
 
+    /// Whether the primary may let go what it has released.
+    pub fn is_permitted(&self) -> bool {
+        self.now < self.primary.replica.permitted_until()
+    }
+
+    /// Runs for some host time.
+    pub fn run_for_ms(&mut self, ms: u64) {
+        let end = self.now.plus_ms(ms);
+        self.run_until("the end of a time", |pair| pair.now >= end);
+    }
+
     /// The primary's status.
     pub fn primary_status(&self) -> FtStatus {
         let Side {

@@ -201,6 +201,11 @@ impl Host {
             }
         }
         let outputs = self.replica.take_released(self.host_time(now));
+        let permitted = self.host_time(now) < self.replica.permitted_until();
+        assert!(
+            outputs.is_empty() || permitted,
+            "outputs leave as permitted"
+        );
         self.events.extend(self.replica.take_events());
         self.next_round = match next {
             Next::Run => now,

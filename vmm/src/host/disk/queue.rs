@@ -3,16 +3,22 @@
 //! Requests that are here at the same time may be carried out in any order: the device has not
 //! given out two of which the order would show. What concerns the image as a whole is done *alone*:
 //! behind all that was handed in before, whose completions are told by then, and before the rest.
+//!
+//! The image of a disk that both hosts of a pair share may be changed only by the host that acts for
+//! the machine. A request was let go by its host, but can wait here for long, so that is asked anew
+//! before it begins. The host that takes over carries out again all that was not completed; what has
+//! begun here then can still come after it, as far as the kernel or the storage delay it.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use devices::virtio::block::{BlockIoError, BlockRequest};
+use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest};
 use devices::virtio::payload::Payload;
 
 use super::{DiskImage, execute};
+use crate::vm::{LOOK_AGAIN, Permit};
 
 /// Requests carried out at the same time. Enough to keep a disk busy; a flush blocks one of them.
 const THREADS: usize = 4;
@@ -35,11 +41,14 @@ struct State {
     /// Whether what runs must be the only one.
     alone: bool,
     closed: bool,
+    /// Whether nothing may be changed any more.
+    discarded: bool,
 }
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// Under which contents are changed.
+    permit: Permit,
     /// There is something to do, or the end.
     offered: Condvar,
     /// There is nothing in flight.
@@ -82,6 +91,21 @@ impl Shared {
         }
     }
 
+    /// Whether a request may be carried out, as soon as that is known.
+    fn may_begin(&self, request: &BlockRequest) -> bool {
+        let harmless = request.operation == BlockOperation::Read;
+        while !harmless && !self.permit.holds() {
+            let state = self.lock();
+            if state.closed || state.discarded {
+                return false;
+            }
+            drop(state);
+            self.permit.ask();
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        harmless || !self.lock().discarded
+    }
+
     fn finish_one(&self) {
         let mut state = self.lock();
         state.running -= 1;
@@ -102,8 +126,8 @@ fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a,
         .unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The requests of one disk. Dropping it waits until all of them are completed, and closes the
-/// image if nobody else has it.
+/// The requests of one disk. Dropping it waits until all of them are completed, those that may not
+/// be carried out any more by an error, and closes the image if nobody else has it.
 pub struct DiskQueue {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -115,8 +139,22 @@ impl DiskQueue {
     /// # Errors
     /// The host has no thread for us.
     pub fn start(image: Arc<dyn DiskImage>, done: Done) -> io::Result<Self> {
+        Self::start_under(image, done, Permit::unlimited())
+    }
+
+    /// Starts the threads; each change of the contents asks `permit` first, and waits for it.
+    ///
+    /// # Errors
+    /// The host has no thread for us.
+    pub fn start_under(image: Arc<dyn DiskImage>, done: Done, permit: Permit) -> io::Result<Self> {
+        let shared = Shared {
+            state: Mutex::default(),
+            permit,
+            offered: Condvar::new(),
+            idle: Condvar::new(),
+        };
         let mut queue = Self {
-            shared: Arc::default(),
+            shared: Arc::new(shared),
             threads: Vec::new(),
         };
         for index in 0..THREADS {
@@ -137,6 +175,12 @@ impl DiskQueue {
     /// Does something on a thread of the queue while no request is carried out. Never waits.
     pub fn alone(&self, work: impl FnOnce() + Send + 'static) {
         self.push(Work::Alone(Box::new(work)));
+    }
+
+    /// Fails all requests that would change something and have not begun: another host may have the
+    /// machine, and carries them out itself.
+    pub fn discard(&self) {
+        self.shared.lock().discarded = true;
     }
 
     fn push(&self, work: Work) {
@@ -176,7 +220,10 @@ fn serve(
     while let Some(work) = shared.next() {
         match work {
             Work::Request(request) => {
-                let result = execute(image, &request);
+                let result = match shared.may_begin(&request) {
+                    true => execute(image, &request),
+                    false => Err(BlockIoError::Io),
+                };
                 done(request.id, result);
             }
             Work::Alone(work) => work(),

@@ -7,6 +7,12 @@
 //! The machine's thread never waits here. What cannot be written at once is queued for a thread
 //! of its own, up to [`QUEUE_LIMIT`] bytes, the newest of which are kept; what is lost is counted.
 //! Terminals and pipes can stop taking bytes, so only that thread writes to them.
+//!
+//! Output that was queued leaves only while this host may act for its machine: each write asks its
+//! [`Permit`] first, and a machine that was fenced has its queue thrown away. What a write has begun
+//! with cannot be taken back: bytes that the kernel has, and a piece of at most [`SLOW_PIECE`] bytes
+//! on its way to a terminal or pipe that takes none, may still come out after another host has
+//! taken over.
 
 mod input;
 mod output;
@@ -26,9 +32,10 @@ use devices::virtio::payload::Payload;
 use super::offer::Offer;
 use super::socket::{ListenError, ListeningSocket};
 use super::terminal::RawTerminal;
+use crate::vm::Permit;
 
 use input::{Receiver, accept_all, read_all};
-use output::{Shared, Sink, drain};
+use output::{Shared, Sink, Standing, drain};
 use pty::Pty;
 
 /// Bytes of output kept while they cannot be written.
@@ -38,6 +45,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long closing waits for queued output to be taken.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 const PTY_FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
+/// Bytes handed at once to a terminal or pipe, which can keep the writer waiting. A pipe that takes
+/// any takes as many.
+pub const SLOW_PIECE: usize = 4096;
 
 /// Where a serial port or console leads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,7 +59,7 @@ pub enum SerialTarget {
     Tty,
     /// A new pseudoterminal.
     Pty,
-    /// A file, created or truncated; output only.
+    /// A file; output only. Truncated when the machine begins, appended to when it goes on here.
     File(PathBuf),
     /// A listening Unix socket; one client at a time, a new one replaces the old.
     Socket(PathBuf),
@@ -133,7 +143,7 @@ impl SerialHost {
         Self {
             target,
             receiver,
-            shared: Arc::default(),
+            shared: Arc::new(Shared::new(Permit::unlimited())),
             open: None,
             active: false,
         }
@@ -145,11 +155,19 @@ impl SerialHost {
         Self::with_receiver(self.target.clone(), self.receiver.clone())
     }
 
-    /// Opens it; a second call does nothing.
+    /// The same, but what is queued leaves only under `permit`.
+    #[must_use]
+    pub fn under(mut self, permit: Permit) -> Self {
+        self.shared = Arc::new(Shared::new(permit));
+        self
+    }
+
+    /// Opens it, for a machine that begins, or for one that goes on here after it was elsewhere; a
+    /// second call does nothing.
     ///
     /// # Errors
     /// When file, socket or terminal cannot be had.
-    pub fn activate(&mut self) -> Result<(), SerialError> {
+    pub fn activate(&mut self, goes_on: bool) -> Result<(), SerialError> {
         if self.active {
             return Ok(());
         }
@@ -158,7 +176,12 @@ impl SerialHost {
             SerialTarget::Tty => self.open_terminal()?,
             SerialTarget::Pty => self.open_pty()?,
             SerialTarget::File(path) => {
-                let file = File::create(&path);
+                let mut options = File::options();
+                let file = match goes_on {
+                    // What a primary on the same host has written stays.
+                    true => options.append(true).create(true).open(&path),
+                    false => File::create(&path),
+                };
                 let file = file.map_err(|source| SerialError::File { path, source })?;
                 self.shared.lock().sink = Some(Sink::file(file)?);
             }
@@ -227,10 +250,24 @@ impl SerialHost {
             return;
         }
         let mut state = self.shared.lock();
-        state.write(bytes);
+        let may_leave = self.shared.may_write(&state);
+        state.write(bytes, may_leave);
         if !state.queue.is_empty() {
             self.shared.changed.notify_all();
         }
+    }
+
+    /// Lets queued output leave whenever it can: the machine was handed over in order, with nobody
+    /// left to repeat it.
+    pub fn let_go(&self) {
+        self.shared.lock().standing = Standing::Handed;
+        self.shared.changed.notify_all();
+    }
+
+    /// Throws away what is queued and what still comes: the machine was fenced.
+    pub fn discard(&self) {
+        self.shared.lock().discard();
+        self.shared.changed.notify_all();
     }
 
     /// Bytes of output that were lost because nobody took them in time.

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::{LOOK_INTERVAL, QUEUE_LIMIT};
+use super::{LOOK_INTERVAL, QUEUE_LIMIT, SLOW_PIECE};
 use crate::host::poll;
+use crate::vm::{LOOK_AGAIN, Permit};
 
 /// Bytes that are written at a time at most.
 const CHUNK_SIZE: usize = 64 << 10;
@@ -54,8 +55,25 @@ impl Sink {
         match self {
             Self::Client(client) => Some(client.as_fd()),
             Self::Pty(pty) => Some(pty.as_fd()),
-            Self::Regular(_) | Self::Slow(_) => None,
+            Self::Slow(file) => Some(file.as_fd()),
+            Self::Regular(_) => None,
         }
+    }
+
+    /// Most bytes to be written at a time.
+    const fn piece(&self) -> usize {
+        match self {
+            Self::Slow(_) => SLOW_PIECE,
+            _ => CHUNK_SIZE,
+        }
+    }
+
+    /// Whether it would take something now, or fail at once.
+    fn has_room(&self) -> bool {
+        self.waitable().is_none_or(|fd| {
+            let mut entries = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+            poll::wait(&mut entries, Duration::ZERO).is_err() || !entries[0].revents().is_empty()
+        })
     }
 
     /// Writes what goes without waiting.
@@ -67,6 +85,18 @@ impl Sink {
             Self::Pty(pty) => rustix::io::write(&**pty, bytes).map_err(Error::from),
         }
     }
+}
+
+/// By what right queued output leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// By the permit, while it holds.
+    #[default]
+    Live,
+    /// By itself: the machine was handed over behind this output.
+    Handed,
+    /// By none: another host may have the machine.
+    Fenced,
 }
 
 /// What the port's threads share with the machine's.
@@ -82,19 +112,39 @@ pub struct State {
     pub draining: bool,
     /// What could not be written yet.
     pub queue: VecDeque<u8>,
+    /// By what right it leaves.
+    pub standing: Standing,
     /// Whether the last write failed, which is said once.
     failing: bool,
 }
 
 /// The state under its lock.
-#[derive(Default)]
 pub struct Shared {
     state: Mutex<State>,
+    permit: Permit,
     /// Something is queued, the sink is another, or the port is closed.
     pub changed: Condvar,
 }
 
 impl Shared {
+    /// A port that is not open; its output leaves under `permit`.
+    pub fn new(permit: Permit) -> Self {
+        Self {
+            state: Mutex::default(),
+            permit,
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Whether output may leave now.
+    pub fn may_write(&self, state: &State) -> bool {
+        match state.standing {
+            Standing::Live => self.permit.holds(),
+            Standing::Handed => true,
+            Standing::Fenced => false,
+        }
+    }
+
     /// The state. Nobody keeps it during a call of the host that may wait.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -107,9 +157,13 @@ impl Shared {
 }
 
 impl State {
-    /// Writes `bytes` behind what is queued: now, or as soon as they go.
-    pub fn write(&mut self, bytes: &[u8]) {
-        let done = if self.queue.is_empty() {
+    /// Writes `bytes` behind what is queued: now if they may leave, or as soon as they go.
+    pub fn write(&mut self, bytes: &[u8], may_leave: bool) {
+        if self.standing == Standing::Fenced {
+            self.lost += bytes.len() as u64;
+            return;
+        }
+        let done = if self.queue.is_empty() && may_leave {
             self.write_now(bytes)
         } else {
             0
@@ -118,6 +172,13 @@ impl State {
         let excess = self.queue.len().saturating_sub(QUEUE_LIMIT);
         self.queue.drain(..excess);
         self.lost += excess as u64;
+    }
+
+    /// Loses what is queued and all that still comes.
+    pub fn discard(&mut self) {
+        self.standing = Standing::Fenced;
+        self.lost += self.queue.len() as u64;
+        self.queue.clear();
     }
 
     fn write_now(&mut self, bytes: &[u8]) -> usize {
@@ -171,7 +232,22 @@ pub fn drain(shared: &Shared) {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             continue;
         };
-        let bytes: Vec<u8> = state.queue.iter().copied().take(CHUNK_SIZE).collect();
+        if !sink.has_room() {
+            drop(state);
+            wait_for_room(&sink);
+            state = shared.lock();
+            continue;
+        }
+        if !shared.may_write(&state) {
+            // Asked for only when something would go, so that a client that takes nothing does not
+            // keep a pair busy.
+            shared.permit.ask();
+            let waited = shared.changed.wait_timeout(state, LOOK_AGAIN);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            continue;
+        }
+        let piece = state.queue.iter().copied().take(sink.piece());
+        let bytes: Vec<u8> = piece.collect();
         if let Sink::Slow(file) = &sink {
             state.queue.drain(..bytes.len());
             drop(state);

@@ -29,7 +29,7 @@ fn socket_host(name: &str) -> (SerialHost, PathBuf, mpsc::Receiver<Vec<u8>>) {
 #[test]
 fn output_before_the_first_client_is_kept_for_it() {
     let (mut host, path, received) = socket_host("early");
-    host.activate().unwrap();
+    host.activate(false).unwrap();
     host.write(b"early ");
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(b"hello").unwrap();
@@ -46,7 +46,7 @@ fn output_before_the_first_client_is_kept_for_it() {
 #[test]
 fn new_client_replaces_the_old_and_the_socket_goes_with_the_host() {
     let (mut host, path, received) = socket_host("replace");
-    host.activate().unwrap();
+    host.activate(false).unwrap();
     let mut first = UnixStream::connect(&path).unwrap();
     first.write_all(b"1").unwrap();
     received.recv_timeout(Duration::from_secs(5)).unwrap();
@@ -77,7 +77,7 @@ fn queue_keeps_the_newest_and_counts_the_rest() {
 
 fn output_host(target: SerialTarget) -> SerialHost {
     let mut host = SerialHost::new(target, Arc::new(|_: &[u8]| {}));
-    host.activate().unwrap();
+    host.activate(false).unwrap();
     host
 }
 
@@ -126,7 +126,7 @@ fn file_where_the_socket_should_be_is_left_alone() {
     std::fs::write(&path, "precious").unwrap();
     let target = SerialTarget::Socket(path.clone());
     let mut host = SerialHost::new(target, Arc::new(|_: &[u8]| {}));
-    let error = host.activate().unwrap_err();
+    let error = host.activate(false).unwrap_err();
     assert!(
         error.to_string().contains(path.to_str().unwrap()),
         "{error}"
@@ -161,7 +161,7 @@ fn console(target: SerialTarget) -> (SerialHost, mpsc::Receiver<VirtioInput>) {
     });
     let mut host = SerialHost::for_console(target, offer);
     assert_eq!(host.pty_path(), None);
-    host.activate().unwrap();
+    host.activate(false).unwrap();
     (host, receiver)
 }
 
@@ -251,4 +251,61 @@ fn console_input_that_is_refused_is_offered_again() {
     }
     assert!(found == sent);
     drop(host);
+}
+
+fn under(target: SerialTarget, permit: &Permit) -> SerialHost {
+    let host = SerialHost::new(target, Arc::new(|_: &[u8]| {})).under(permit.clone());
+    let mut host = host;
+    host.activate(false).unwrap();
+    host
+}
+
+#[test]
+fn output_waits_for_a_permit_and_a_fenced_machine_s_is_thrown_away() {
+    let path = scratch("permit");
+    let permit = Permit::unlimited();
+    let host = under(SerialTarget::File(path.clone()), &permit);
+    let found = || std::fs::read(&path).unwrap();
+    let wait_for = |expected: &[u8]| {
+        let deadline = Instant::now() + PATIENCE;
+        while found() != expected {
+            assert!(Instant::now() < deadline, "{:?}", found());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    host.write(b"a");
+    assert_eq!(found(), b"a");
+    permit.set(ft::time::HostTime(0));
+    host.write(b"b");
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(found(), b"a");
+    permit.set(permit.now().plus_ms(60_000));
+    wait_for(b"ab");
+    permit.set(ft::time::HostTime(0));
+    host.write(b"c");
+    host.discard();
+    permit.set(ft::time::HostTime(u64::MAX));
+    host.write(b"d");
+    assert_eq!(host.lost_bytes(), 2);
+    drop(host);
+    assert_eq!(found(), b"ab");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn output_of_a_machine_that_was_handed_over_needs_no_permit() {
+    let path = scratch("handed");
+    let permit = Permit::unlimited();
+    permit.set(ft::time::HostTime(0));
+    let host = under(SerialTarget::File(path.clone()), &permit);
+    host.write(b"left");
+    host.let_go();
+    drop(host);
+    assert_eq!(std::fs::read(&path).unwrap(), b"left");
+    // Who goes on with the same file keeps it.
+    let mut next = SerialHost::new(SerialTarget::File(path.clone()), Arc::new(|_: &[u8]| {}));
+    next.activate(true).unwrap();
+    next.write(b" and gone on");
+    assert_eq!(std::fs::read(&path).unwrap(), b"left and gone on");
+    std::fs::remove_file(path).unwrap();
 }

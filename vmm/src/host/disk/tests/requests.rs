@@ -8,6 +8,7 @@ use devices::virtio::payload::Payload;
 
 use super::*;
 use crate::host::disk::raw::RawImage;
+use crate::vm::Permit;
 
 fn request(operation: BlockOperation, sector: u64, len: u64, data: &[u8]) -> BlockRequest {
     BlockRequest {
@@ -232,4 +233,56 @@ fn what_is_done_alone_is_behind_what_came_before_and_before_what_comes_after() {
     drop(queue);
     assert_eq!(told.recv().unwrap(), (1, Err(BlockIoError::Io)));
     assert_eq!(image.size(), 512);
+}
+
+#[test]
+fn a_shared_image_is_changed_only_under_a_permit() {
+    let scratch = Scratch::new();
+    let image = open(&scratch.raw("image", 4096)).unwrap();
+    let (done, told) = completions();
+    let permit = Permit::unlimited();
+    let queue = DiskQueue::start_under(image.clone(), done, permit.clone()).unwrap();
+    permit.set(ft::time::HostTime(0));
+    queue.submit(request(BlockOperation::Write, 1, 512, &[1; 512]));
+    queue.submit(request(BlockOperation::Read, 2, 512, &[]));
+    // Reading harms nobody.
+    assert_eq!(told.recv().unwrap().0, 2);
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    assert!(told.try_recv().is_err());
+    permit.set(ft::time::HostTime(u64::MAX));
+    assert_eq!(told.recv().unwrap(), (1, Ok(Payload::default())));
+
+    permit.set(ft::time::HostTime(0));
+    queue.submit(request(BlockOperation::Write, 3, 512, &[3; 512]));
+    queue.discard();
+    assert_eq!(told.recv().unwrap(), (3, Err(BlockIoError::Io)));
+    permit.set(ft::time::HostTime(u64::MAX));
+    queue.submit(request(BlockOperation::Discard, 1, 512, &[]));
+    assert_eq!(told.recv().unwrap(), (1, Err(BlockIoError::Io)));
+    drop(queue);
+    let mut expected = vec![0; 4096];
+    expected[512..1024].fill(1);
+    assert!(read_all(&*image) == expected);
+}
+
+#[test]
+fn a_queue_that_ends_without_a_permit_does_not_wait_for_one() {
+    let scratch = Scratch::new();
+    let image = open(&scratch.raw("image", 4096)).unwrap();
+    let (done, told) = completions();
+    let permit = Permit::unlimited();
+    permit.set(ft::time::HostTime(0));
+    let queue = DiskQueue::start_under(image, done, permit).unwrap();
+    for sector in 0..8 {
+        queue.submit(request(BlockOperation::Write, sector, 512, &[1; 512]));
+    }
+    drop(queue);
+    let failed = |(_, result): (u64, _)| result == Err(BlockIoError::Io);
+    assert_eq!(
+        told.iter()
+            .take(8)
+            .filter(|told| failed(told.clone()))
+            .count(),
+        8
+    );
 }
