@@ -406,6 +406,17 @@ impl Control {
                 let properties = vec![("reason".to_owned(), reason)];
                 (self.setting.events)("vm", "device-lost", properties);
             }
+            VmEvent::DiskUnreadable { reason } => {
+                log::error!("the protection cannot go on: {reason}");
+                let properties = vec![("reason".to_owned(), reason.clone())];
+                (self.setting.events)("vm", "disk-unreadable", properties);
+                let mut state = self.lock();
+                if state.protection() == Protection::Starting && state.started.is_none() {
+                    state.started = Some(Err(reason));
+                }
+                drop(state);
+                self.changed.notify_all();
+            }
             VmEvent::Ended {
                 end,
                 was_live,
@@ -457,7 +468,12 @@ impl Control {
             _ => None,
         };
         if outcome.is_some() {
-            self.lock().started = outcome;
+            let mut state = self.lock();
+            // The first word about a start is the nearest to its cause.
+            if !matches!(state.started, Some(Err(_))) {
+                state.started = outcome;
+            }
+            drop(state);
             self.changed.notify_all();
         }
     }

@@ -16,6 +16,7 @@
 //! when the request that changes it completes. While one is under way, what the page holds is not
 //! yet decided on the live side: such pages have one digest, whatever is in them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -120,6 +121,8 @@ pub struct Disks {
     disks: BTreeMap<usize, Disk>,
     /// What the host could not do on this side; the machine cannot go on then.
     failure: Option<String>,
+    /// A page that could not be read here, as nobody has been told yet.
+    unreadable: RefCell<Option<String>>,
 }
 
 /// The pages that a request touches.
@@ -148,6 +151,7 @@ impl Disks {
         let mut disks = Self {
             disks: disks.collect(),
             failure: None,
+            unreadable: RefCell::default(),
         };
         disks.number();
         disks
@@ -256,7 +260,13 @@ impl Disks {
         found.map(|(device, disk)| (*device, disk, page - disk.first))
     }
 
-    /// Copies a page out; zeroes where the host cannot read.
+    /// A page that the host could not read since the last call. Those who got zeroes for it must
+    /// not take them for its contents.
+    pub fn take_unreadable(&self) -> Option<String> {
+        self.unreadable.take()
+    }
+
+    /// Copies a page out; zeroes where the host cannot read, which is kept to be told.
     pub fn read_page(&self, page: u64, bytes: &mut Page) {
         *bytes = ZERO_PAGE;
         let Some((device, disk, page)) = self.find(page) else {
@@ -264,8 +274,10 @@ impl Disks {
         };
         let (offset, len) = disk.span(page);
         if let Err(error) = disk.store.read(offset, &mut bytes[..len]) {
-            log::warn!("disk of device {device}: offset {offset:#x} cannot be read: {error}");
             *bytes = ZERO_PAGE;
+            self.unreadable.borrow_mut().get_or_insert_with(|| {
+                format!("disk of device {device}: offset {offset:#x} cannot be read: {error}")
+            });
         }
     }
 

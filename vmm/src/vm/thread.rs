@@ -153,6 +153,9 @@ impl VmThread {
             self.build_machine();
             if let Some(machine) = &self.machine {
                 self.offers.resizes().settle(machine.config(), self.paused);
+                if let Some(reason) = machine.take_unreadable() {
+                    self.stop_for(reason);
+                }
             }
             self.release();
             let all_sent = self.transmit();
@@ -528,6 +531,22 @@ impl VmThread {
             Err(error) => {
                 let _ = reply.send(Err(error));
             }
+        }
+    }
+
+    /// A disk of the machine's own cannot be read on this host. That is the guest's affair when it
+    /// reads there. But a backup would be given zeroes for what it may still have, so a primary
+    /// goes on alone, before anything of it has gone out; a backup is told by its primary what
+    /// belongs there.
+    fn stop_for(&mut self, reason: String) {
+        if !self.replica.is_live() {
+            log::warn!("{reason}");
+            return;
+        }
+        (self.listener)(VmEvent::DiskUnreadable { reason });
+        let now = self.now();
+        if let Err(error) = self.replica.stop_protection(now) {
+            log::debug!("there is nothing to stop: {error}");
         }
     }
 
