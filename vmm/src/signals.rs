@@ -1,5 +1,5 @@
-//! Signals: SIGTERM and SIGINT end the process in order; SIGPIPE is ignored by the runtime. SIGXFSZ is
-//! passed over: a file that may not grow further is an error of the write, not the end of the VM.
+//! Signals: SIGTERM and SIGINT end the process in order; SIGPIPE is ignored by the runtime. SIGXFSZ
+//! is passed over: a file that may not grow is an error of the write, not the end of the VM.
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
