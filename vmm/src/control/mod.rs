@@ -76,6 +76,8 @@ struct Running {
     paused: bool,
     /// It executes for real here.
     live: bool,
+    /// A log of it is or was written, so its disks are not the machine's own.
+    recorded: bool,
     protection: Protection,
     /// Why the machine ended by itself.
     ended: Option<End>,
@@ -87,6 +89,7 @@ impl Running {
             handle,
             paused: false,
             live,
+            recorded: false,
             protection: Protection::None,
             ended: None,
         }
@@ -201,6 +204,10 @@ impl Control {
             return Err(ControlError::failed("The VM could not be created", &error));
         }
         state.config = Some(config);
+        // A backup that came to nothing; its thread may be reporting, so the lock must be free.
+        let before = state.running.take();
+        drop(state);
+        drop(before);
         Ok(())
     }
 
@@ -232,6 +239,7 @@ impl Control {
             return Err(ControlError::request(OPERATION, reason));
         }
         self.event("booting");
+        let recorded = sink.is_some();
         let failed = |error: &dyn std::error::Error| ControlError::failed(OPERATION, error);
         let unusable = |error: &dyn std::error::Error| ControlError::unusable(OPERATION, error);
         let payload = Payload::read(
@@ -241,7 +249,7 @@ impl Control {
         )
         .map_err(|error| unusable(&error))?;
         let images = Images::open_all(&settings.devices).map_err(|error| unusable(&error))?;
-        let specs = host::specs(&settings.devices, &images, sink.is_some());
+        let specs = host::specs(&settings.devices, &images, recorded);
         let stores = images.stores(&specs).map_err(|error| failed(&error))?;
         let machine = VirtualMachine::new(
             machine_config(&settings, specs.clone()),
@@ -261,7 +269,7 @@ impl Control {
         devices.activate().map_err(|error| unusable(&error))?;
         let start = Start::Live((Box::new(machine), Box::new(devices)), sink);
         let handle = self.start(start, mailbox).map_err(|error| failed(&error))?;
-        self.install(handle);
+        self.install(handle, recorded);
         self.event("booted");
         Ok(())
     }
@@ -281,11 +289,10 @@ impl Control {
         VmHandle::start(self.setting.owner.clone(), start, mailbox, listener)
     }
 
-    fn install(&self, handle: VmHandle) {
-        let before = self
-            .lock()
-            .running
-            .replace(Running::new(Arc::new(handle), true));
+    fn install(&self, handle: VmHandle, recorded: bool) {
+        let mut running = Running::new(Arc::new(handle), true);
+        running.recorded = recorded;
+        let before = self.lock().running.replace(running);
         // A machine that had ended; its thread may be reporting, so the lock is free here.
         drop(before);
     }

@@ -145,7 +145,7 @@ impl VmThread {
             }
             self.receive();
             self.hand_on();
-            let now = self.now();
+            let (now, waiting) = (self.now(), self.inbox.len());
             let next = match &mut self.machine {
                 Some(machine) => self.replica.drive(machine.as_mut(), &mut self.inbox, now),
                 None => self.replica.tick(now),
@@ -159,6 +159,8 @@ impl VmThread {
             self.tell();
             match next {
                 Next::Run => {}
+                // What did not fit into one step goes before any sleep.
+                Next::Wait(_) if self.has_more(waiting) => {}
                 Next::Wait(until) => self.wait(until, all_sent),
                 Next::Ended(end) => break Some(end),
             }
@@ -292,6 +294,16 @@ impl VmThread {
         }
     }
 
+    /// Whether the guest, which took inputs when there were `before` of them, can be given more at
+    /// once.
+    fn has_more(&mut self, before: usize) -> bool {
+        if self.inbox.is_empty() {
+            self.hand_on();
+            return !self.inbox.is_empty();
+        }
+        self.inbox.len() < before
+    }
+
     /// Makes a backup's machine when the primary has said what it is like.
     fn build_machine(&mut self) {
         let Some(hello) = self.replica.hello() else {
@@ -329,7 +341,11 @@ impl VmThread {
     fn release(&mut self) {
         let live = self.replica.is_live();
         match (self.was_live, live) {
-            (false, true) => self.go_live(),
+            (false, true) => {
+                // A peer that was relieved closes what this side is about to open.
+                self.transmit();
+                self.go_live();
+            }
             (true, false) => self.leave(),
             _ => {}
         }
@@ -421,7 +437,7 @@ impl VmThread {
         self.opening = None;
         self.mailbox.end_tenure();
         self.paused = false;
-        self.offers.clear_devices();
+        self.offers.clear();
         self.inbox = Inbox::new(INBOX_BYTES);
         if let Some(host) = &mut self.host {
             host.leave();
