@@ -38,6 +38,8 @@ use crate::vm::{Mailbox, Message, Start, VmEvent, VmHandle, VmStatus};
 pub use error::{BootError, ControlError, causes};
 pub use receive::Receiving;
 
+/// What `vm.boot` says when it fails.
+const BOOT: &str = "The VM could not boot";
 /// How long the end of a protected machine waits for its backup to know.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -110,6 +112,7 @@ impl State {
             Some(Running { live: false, .. }) => Phase::Backup,
             Some(Running { paused: true, .. }) => Phase::Paused,
             Some(_) => Phase::Running,
+            None if self.booting => Phase::Booting,
             None if self.receiving.is_some() => Phase::Backup,
             None if self.config.is_some() => Phase::Created,
             None => Phase::Nothing,
@@ -128,6 +131,8 @@ struct State {
     config: Option<VmConfig>,
     running: Option<Running>,
     receiving: Option<Receiving>,
+    /// A machine is being made; there is none yet.
+    booting: bool,
     /// Where the backup is or was.
     peer: Option<String>,
     /// What the last `ft-start` came to, until it is asked for.
@@ -216,17 +221,36 @@ impl Control {
     /// # Errors
     /// When there is no configuration, it is not valid, or the machine cannot be made.
     pub fn boot(&self, sink: Option<ft::primary::LogSink>) -> Result<(), ControlError> {
-        const OPERATION: &str = "The VM could not boot";
         let config = {
-            let state = self.lock();
-            state.config.clone().ok_or_else(|| {
-                ControlError::new(404, OPERATION, vec!["VM config is missing".to_owned()])
-            })?
+            let mut state = self.lock();
+            let config = state.config.clone().ok_or_else(|| {
+                ControlError::new(404, BOOT, vec!["VM config is missing".to_owned()])
+            })?;
+            let exists = state
+                .running
+                .as_ref()
+                .is_some_and(|running| running.ended.is_none());
+            if exists || std::mem::replace(&mut state.booting, true) {
+                return Err(ControlError::state(BOOT, "VM is already created"));
+            }
+            config
         };
+        let booted = self.boot_configured(&config, sink);
+        self.lock().booting = false;
+        booted
+    }
+
+    /// Makes and starts the machine of a configuration. Nobody else does meanwhile.
+    fn boot_configured(
+        &self,
+        config: &VmConfig,
+        sink: Option<ft::primary::LogSink>,
+    ) -> Result<(), ControlError> {
+        const OPERATION: &str = BOOT;
         let settings = HostLimits::probe()
             .map_err(|error| ControlError::failed(OPERATION, &error))
             .and_then(|host| {
-                VmSettings::validate(&config, &host).map_err(|error| {
+                VmSettings::validate(config, &host).map_err(|error| {
                     let mut reasons = causes(&error);
                     reasons.insert(0, "Failed to validate config".to_owned());
                     ControlError::new(error.status(), OPERATION, reasons)
