@@ -15,11 +15,14 @@ use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest};
 use devices::virtio::payload::Payload;
 
 use super::disk::{DiskImage, execute};
+use super::disk_host::OwnImage;
+use super::disk_quiet::Quiet;
 use crate::machine::disks::DiskStore;
 
 /// Contents of a disk in an image.
 pub struct ImageStore {
     image: Arc<dyn DiskImage>,
+    quiet: Quiet,
     /// Asks for a flush; one that waits covers all that was written before it begins.
     flush: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -33,7 +36,8 @@ impl ImageStore {
     ///
     /// # Errors
     /// The host has no thread for the flushes.
-    pub fn new(image: Arc<dyn DiskImage>) -> io::Result<Self> {
+    pub fn new(own: OwnImage) -> io::Result<Self> {
+        let OwnImage { image, quiet } = own;
         let (flush, asked) = sync_channel(1);
         let failed = Arc::new(AtomicBool::new(false));
         let (flushed, says) = (image.clone(), failed.clone());
@@ -49,6 +53,7 @@ impl ImageStore {
             })?;
         Ok(Self {
             image,
+            quiet,
             flush: Some(flush),
             thread: Some(thread),
             failed,
@@ -87,10 +92,12 @@ impl DiskStore for ImageStore {
     }
 
     fn write(&self, offset: u64, from: &[u8]) -> io::Result<()> {
+        self.quiet.wait();
         self.image.write(offset, from)
     }
 
     fn execute(&self, request: &BlockRequest) -> Result<Payload, BlockIoError> {
+        self.quiet.wait();
         if self.failed.load(Ordering::Acquire) {
             return Err(BlockIoError::Io);
         }
