@@ -193,32 +193,39 @@ pub fn image_of_side(folder: &Path, side: usize) -> PathBuf {
     folder.join(format!("{}.raw", tap(side)))
 }
 
-/// Presses the power button and waits until the guest has ended with its process.
+/// Presses the power button and waits until the guest has ended.
 ///
 /// # Errors
-/// When it does not end in time, or not with exit code 0.
+/// When it does not end in time, or in another way.
 pub fn power_off(process: &mut VmProcess) -> Result<(), HarnessError> {
     process.put("vm.power-button", &Value::Null)?;
     wait_for_end(process, "the power-off", POWER_OFF_TIMEOUT)
 }
 
-/// Waits until a process has ended with exit code 0.
+/// Waits until a process has no running VM any more. One that was started for its VM ends with
+/// it, with exit code 0; one that waited for calls stays and has a VM that is merely created.
 ///
 /// # Errors
-/// When it does not within `timeout`, or with another code.
+/// When that does not happen within `timeout`, or the process ends with another code.
 pub fn wait_for_end(
     process: &mut VmProcess,
     what: &str,
     timeout: Duration,
 ) -> Result<(), HarnessError> {
-    let mut status = None;
-    wait_until(what, timeout, || {
-        status = process.ended();
-        Ok(status.is_some())
-    })?;
-    match status.and_then(|status| status.code()) {
-        Some(0) => Ok(()),
-        code => Err(HarnessError::Broken(format!(
+    let mut code = None;
+    let waited = wait_until(what, timeout, || {
+        if let Some(status) = process.ended() {
+            code = Some(status.code());
+            return Ok(true);
+        }
+        // The process may end between the two.
+        let info = process.get("vm.info");
+        Ok(info.is_ok_and(|info| info["state"] == "Created"))
+    });
+    waited?;
+    match code {
+        None | Some(Some(0)) => Ok(()),
+        Some(code) => Err(HarnessError::Broken(format!(
             "{what}: {} ended with {code:?}; see {}",
             process.name(),
             process.log().display()

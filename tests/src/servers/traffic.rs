@@ -106,6 +106,8 @@ pub struct Seen {
     pub latencies_us: Vec<u64>,
     /// Longest silence of the server while it was waited for, in microseconds.
     pub longest_stall_us: u64,
+    /// The same since [`Traffic::take_stall_us`].
+    recent_stall_us: u64,
     /// Why its connection is not there any more.
     pub lost: Option<String>,
 }
@@ -204,6 +206,16 @@ impl Traffic {
         Ok((after - before) as f64 / begun.elapsed().as_secs_f64())
     }
 
+    /// The longest silence of the server since this was asked last, in microseconds. Requests that
+    /// are under way count once they are answered.
+    pub fn take_stall_us(&self) -> u64 {
+        let stalls = self
+            .clients
+            .iter()
+            .map(|(seen, _)| std::mem::take(&mut lock(seen).recent_stall_us));
+        stalls.max().unwrap_or(0)
+    }
+
     /// Ends the clients; returns what each has seen.
     pub fn finish(mut self) -> Vec<Seen> {
         self.end();
@@ -251,7 +263,9 @@ fn work(mut session: Box<dyn Session>, seen: &Mutex<Seen>, order: &AtomicU8) {
                 let stall = session.longest_silence().unwrap_or(taken);
                 seen.acknowledged = number;
                 seen.latencies_us.push(taken.as_micros() as u64);
-                seen.longest_stall_us = seen.longest_stall_us.max(stall.as_micros() as u64);
+                let stall_us = stall.as_micros() as u64;
+                seen.longest_stall_us = seen.longest_stall_us.max(stall_us);
+                seen.recent_stall_us = seen.recent_stall_us.max(stall_us);
             }
             Err(error) => {
                 seen.lost = Some(format!("request {number}: {error}"));

@@ -60,6 +60,10 @@ pub struct ServerFigures {
     pub tcp_connections_kept: usize,
     pub writes_acknowledged: u64,
     pub writes_lost: u64,
+    /// Longest silence while the guest was cloned.
+    pub clone_stall_ms_max: f64,
+    /// Longest silence at a failover.
+    pub failover_stall_ms_max: f64,
     pub requests_per_s_unprotected: f64,
     pub requests_per_s_protected: f64,
     pub file_system_clean: bool,

@@ -89,7 +89,7 @@ impl Demo<'_> {
         traffic.go();
         self.servers.requests_per_s_unprotected = traffic.rate(RATE_TIME)?;
         step("protect it");
-        self.protect()?;
+        self.protect(traffic)?;
         traffic.rest();
         step(&format!("let it idle for {} s", self.arguments.idle_s));
         figures.log_kbit_s_idle = log_rate(&self.pair, self.arguments.idle_s)?;
@@ -103,34 +103,40 @@ impl Demo<'_> {
             self.samples.busy.push(log_rate(&self.pair, 1)?);
             std::thread::sleep(Duration::from_micros(random.number() % 1_000_000));
             self.samples.take_protected(&self.pair.primary.ft_status()?);
+            traffic.take_stall_us();
             self.pair.kill_primary()?;
             self.samples.take_failover(&self.pair.primary.ft_status()?);
             traffic.more(1, CLIENT_LIMIT)?;
+            let stall_ms = traffic.take_stall_us() as f64 / 1000.0;
+            self.servers.failover_stall_ms_max = self.servers.failover_stall_ms_max.max(stall_ms);
             self.look_for_writes(&traffic.acknowledged())?;
             figures.rounds = round;
             if round < self.arguments.rounds {
-                self.protect_again(round)?;
-                traffic.more(1, CLIENT_LIMIT)?;
+                self.protect_again(round, traffic)?;
             }
         }
         Ok(())
     }
 
-    fn protect(&mut self) -> Result<(), HarnessError> {
+    fn protect(&mut self, traffic: &Traffic) -> Result<(), HarnessError> {
+        traffic.take_stall_us();
         self.pair.protect(&self.arguments.protection())?;
         self.samples.take_clone(&self.pair.primary.ft_status()?);
+        traffic.more(1, CLIENT_LIMIT)?;
+        let stall_ms = traffic.take_stall_us() as f64 / 1000.0;
+        self.servers.clone_stall_ms_max = self.servers.clone_stall_ms_max.max(stall_ms);
         Ok(())
     }
 
     /// The new backup finds the image of an earlier life, or makes one, in turns.
-    fn protect_again(&mut self, round: u32) -> Result<(), HarnessError> {
+    fn protect_again(&mut self, round: u32, traffic: &Traffic) -> Result<(), HarnessError> {
         if round.is_multiple_of(2) {
             let other = 1 - side_of(&self.pair.primary);
             let image = image_of_side(self.pair.folder(), other);
             let removed = std::fs::remove_file(&image);
             removed.map_err(HarnessError::host(format!("remove {}", image.display())))?;
         }
-        self.protect()
+        self.protect(traffic)
     }
 
     fn look_for_writes(&mut self, acknowledged: &[u64]) -> Result<(), HarnessError> {
