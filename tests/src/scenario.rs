@@ -149,6 +149,16 @@ pub struct Protection {
     pub transport: &'static str,
 }
 
+impl Protection {
+    /// One that bears with a busy host: a peer may be silent for so long.
+    pub fn patient(timeout_ms: u64) -> Self {
+        Self {
+            start: json!({"timeout_ms": timeout_ms}),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Protection {
     fn default() -> Self {
         Self {
@@ -216,7 +226,14 @@ impl Pair {
     /// # Errors
     /// When it cannot listen.
     pub fn start_backup(&mut self, transport: &str) -> Result<Value, HarnessError> {
-        let name = format!("vmm-{}", self.started);
+        // Sides are told apart by the numbers of processes: see `servers`. After a swap, the next
+        // number may be one of the primary's own side.
+        let side = |name: &str| crate::servers::side_of_name(name);
+        let mut name = format!("vmm-{}", self.started);
+        if side(&name) == side(self.primary.name()) {
+            self.started += 1;
+            name = format!("vmm-{}", self.started);
+        }
         self.started += 1;
         let backup = VmProcess::start_empty(&self.folder, &name)?;
         let url = match transport {

@@ -181,9 +181,14 @@ pub fn service(name: &str) -> Option<Box<dyn traffic::Service>> {
     }
 }
 
-/// The side on which a process of a pair is, by the number at the end of its name.
+/// The side on which a process of a pair is.
 pub fn side_of(process: &VmProcess) -> usize {
-    let number = process.name().rsplit('-').next();
+    side_of_name(process.name())
+}
+
+/// The side of a process of that name: its number, the last part of it, decides.
+pub fn side_of_name(name: &str) -> usize {
+    let number = name.rsplit('-').next();
     let number: usize = number.and_then(|text| text.parse().ok()).unwrap_or(0);
     number % SIDES
 }
