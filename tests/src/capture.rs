@@ -26,10 +26,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub struct Frame {
     /// When.
     pub at: Instant,
-    /// Its Ethernet type.
-    pub kind: u16,
-    /// Its length in bytes.
-    pub length: usize,
+    /// The port that it is for, if it has TCP over IPv4.
+    pub port: Option<u16>,
 }
 
 /// A capture under way.
@@ -107,20 +105,48 @@ fn watch(socket: &OwnedFd, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) {
             }
         };
         let at = Instant::now();
-        let Some(head) = buffer[..count].get(..14) else {
-            continue;
-        };
-        if head[6..12] == GUEST_MAC {
-            let kind = u16::from_be_bytes([head[12], head[13]]);
-            let frame = Frame {
-                at,
-                kind,
-                length: count,
-            };
+        if let Some(port) = of_guest(&buffer[..count]) {
+            let frame = Frame { at, port };
             frames
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(frame);
         }
+    }
+}
+
+/// Whether the guest has sent a frame; if so, the TCP port that it is for, if it has one.
+fn of_guest(frame: &[u8]) -> Option<Option<u16>> {
+    let (head, packet) = frame.split_at_checked(14)?;
+    (head[6..12] == GUEST_MAC).then(|| {
+        let ipv4 = head[12..14] == [0x08, 0x00];
+        let tcp = packet.get(9) == Some(&6);
+        let words = usize::from(packet.first()? & 0x0f);
+        let segment = packet.get(words * 4..)?;
+        let port = segment.get(2..4)?;
+        (ipv4 && tcp).then(|| u16::from_be_bytes([port[0], port[1]]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_of_the_guest_is_told_by_its_sender_and_its_port_found() {
+        let mut frame = vec![0_u8; 14 + 20 + 20];
+        frame[6..12].copy_from_slice(&GUEST_MAC);
+        assert_eq!(of_guest(&frame), Some(None), "no IPv4");
+        frame[12] = 0x08;
+        frame[14] = 0x45;
+        frame[14 + 9] = 6;
+        frame[14 + 20 + 2..14 + 20 + 4].copy_from_slice(&4711_u16.to_be_bytes());
+        assert_eq!(of_guest(&frame), Some(Some(4711)));
+        frame[14 + 9] = 17;
+        assert_eq!(of_guest(&frame), Some(None), "UDP");
+        assert_eq!(of_guest(&frame[..14]), Some(None), "nothing but a head");
+        frame[6] ^= 1;
+        assert_eq!(of_guest(&frame), None, "another's");
+        assert_eq!(of_guest(&[0; 3]), None);
     }
 }

@@ -75,6 +75,17 @@ fn chain(error: &api_client::ClientError) -> String {
 }
 
 impl HarnessError {
+    /// The HTTP status with which the API refused, if that is what happened.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Api {
+                source: api_client::ClientError::Refused { status, .. },
+                ..
+            } => Some(status.0),
+            _ => None,
+        }
+    }
+
     /// A host error with what was tried.
     pub fn host(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let action = action.into();

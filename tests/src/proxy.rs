@@ -3,14 +3,17 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::HarnessError;
+use crate::process::wait_until;
 
 /// How often a direction looks for orders while nothing comes.
 const LOOK: Duration = Duration::from_millis(2);
+/// How long it may take until an order is seen.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +46,8 @@ pub enum Order {
 struct Shared {
     orders: [Order; 2],
     passed: [usize; 2],
-    /// When bytes went on last.
-    last: [Instant; 2],
+    /// Whether a direction has seen that it has to hold everything back.
+    held: [bool; 2],
     done: bool,
 }
 
@@ -74,7 +77,7 @@ impl Proxy {
         let shared = Arc::new(Mutex::new(Shared {
             orders: [forth, Order::Pass],
             passed: [0, 0],
-            last: [Instant::now(); 2],
+            held: [false; 2],
             done: false,
         }));
         let own = shared.clone();
@@ -103,16 +106,24 @@ impl Proxy {
             order => order,
         };
         shared.orders[way as usize] = order;
+        shared.held[way as usize] = false;
+    }
+
+    /// Holds back all bytes that go one way; when this returns, no more will go on until the next
+    /// order.
+    ///
+    /// # Errors
+    /// When nobody is there who could hold them.
+    pub fn hold(&self, way: Way) -> Result<(), HarnessError> {
+        self.order(way, Order::Hold(0));
+        wait_until("bytes to be held", PATIENCE, || {
+            Ok(lock(&self.shared).held[way as usize])
+        })
     }
 
     /// Bytes that went one way so far.
     pub fn passed(&self, way: Way) -> usize {
         lock(&self.shared).passed[way as usize]
-    }
-
-    /// When bytes went one way last.
-    pub fn last(&self, way: Way) -> Instant {
-        lock(&self.shared).last[way as usize]
     }
 }
 
@@ -164,6 +175,10 @@ fn pump(shared: &Mutex<Shared>, way: Way, from: &TcpStream, to: &TcpStream) {
             _ => buffer.len(),
         };
         if room == 0 {
+            let mut shared = lock(shared);
+            // Another order may have come in between.
+            shared.held[way as usize] = shared.orders[way as usize] == order;
+            drop(shared);
             std::thread::sleep(LOOK);
             continue;
         }
@@ -180,7 +195,6 @@ fn pump(shared: &Mutex<Shared>, way: Way, from: &TcpStream, to: &TcpStream) {
         }
         let mut shared = lock(shared);
         shared.passed[way as usize] += bytes.len();
-        shared.last[way as usize] = Instant::now();
         if matches!(order, Order::Flip | Order::Oversize) {
             shared.orders[way as usize] = Order::Pass;
         }
