@@ -160,6 +160,12 @@ impl ClockFollower {
         self.point
     }
 
+    /// Virtual time minus host time, as it should be.
+    #[must_use]
+    pub fn offset_ns(&self) -> i128 {
+        self.offset_ns
+    }
+
     /// How well it follows.
     #[must_use]
     pub fn stats(&self) -> ClockStats {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fence::{Claim, Fence, Verdict};
+use crate::fence::{Claim, ClaimKind, Fence, Verdict};
 use crate::time::{Generation, HostTime, NS_PER_MS};
 
 /// Time between two tries at a fence that cannot be asked.
@@ -23,6 +23,8 @@ pub enum Suspicion {
     PeerGaveUp(String),
     /// It is alive but makes no progress.
     Stalled,
+    /// It has diverged in more pages than a repair may have.
+    Unrepairable(u64),
     /// Its frames carry a later generation than this side's.
     Superseded(Generation),
 }
@@ -35,6 +37,7 @@ impl fmt::Display for Suspicion {
             Self::Protocol(text) => write!(f, "protocol error: {text}"),
             Self::PeerGaveUp(text) => write!(f, "the peer gave up: {text}"),
             Self::Stalled => write!(f, "the peer makes no progress"),
+            Self::Unrepairable(pages) => write!(f, "a repair would take {pages} pages"),
             Self::Superseded(generation) => write!(f, "the peer is at generation {generation}"),
         }
     }
@@ -44,7 +47,8 @@ impl fmt::Display for Suspicion {
 #[derive(Clone, Debug)]
 pub struct FenceAttempt {
     from: Generation,
-    to: Generation,
+    kind: ClaimKind,
+    over_relief: bool,
     next_try: HostTime,
     error: Option<String>,
 }
@@ -63,14 +67,37 @@ pub enum Progress {
 }
 
 impl FenceAttempt {
-    /// Claims the generation after `from`.
+    /// Claims the generation after `latest` for a primary that is to get a backup.
     #[must_use]
-    pub fn after(from: Generation, now: HostTime) -> Self {
+    pub fn to_begin(latest: Generation, now: HostTime) -> Self {
         Self {
-            from,
-            to: from.plus(1),
+            from: latest,
+            kind: ClaimKind::Live,
+            over_relief: false,
             next_try: now,
             error: None,
+        }
+    }
+
+    /// Claims the generation after the pair's for a backup that its primary wants to relieve it.
+    #[must_use]
+    pub fn to_relieve(pair: Generation, now: HostTime) -> Self {
+        Self {
+            kind: ClaimKind::Relief,
+            ..Self::to_begin(pair, now)
+        }
+    }
+
+    /// Claims the generation after the pair's for whichever side goes on without the other.
+    ///
+    /// If that is a relief, be it the other's or one of this side's own that came to nothing, the
+    /// one after it is claimed. Whoever holds the relief has to claim that too before it acts
+    /// without this side, which has acknowledged nothing of the relief's generation.
+    #[must_use]
+    pub fn to_go_alone(pair: Generation, now: HostTime) -> Self {
+        Self {
+            over_relief: true,
+            ..Self::to_begin(pair, now)
         }
     }
 
@@ -80,9 +107,19 @@ impl FenceAttempt {
             return Progress::Waiting(self.next_try);
         }
         self.next_try = now.plus(RETRY_NS);
-        match fence.claim(self.from, self.to, owner) {
-            Ok(Verdict::Won) => Progress::Won(self.to),
-            Ok(Verdict::Lost(claim)) => Progress::Lost(claim),
+        let claim = Claim {
+            generation: self.from.plus(1),
+            owner: owner.to_owned(),
+            kind: self.kind,
+        };
+        match fence.claim(self.from, &claim) {
+            Ok(Verdict::Won) => Progress::Won(claim.generation),
+            Ok(Verdict::Lost(other)) if self.goes_over(&other) => {
+                (self.from, self.over_relief) = (other.generation, false);
+                self.next_try = now;
+                self.poll(fence, owner, now)
+            }
+            Ok(Verdict::Lost(other)) => Progress::Lost(other),
             Ok(Verdict::Pending) => {
                 self.next_try = now.plus(NS_PER_MS);
                 Progress::Waiting(self.next_try)
@@ -98,6 +135,11 @@ impl FenceAttempt {
                 }
             }
         }
+    }
+
+    /// Whether a claim that stands in the way does so only for now.
+    fn goes_over(&self, other: &Claim) -> bool {
+        self.over_relief && other.kind == ClaimKind::Relief && other.generation == self.from.plus(1)
     }
 
     /// Why the fence could not be asked when it was last tried.

@@ -159,6 +159,8 @@ pub struct Link {
     encoder: FrameEncoder,
     decoder: FrameDecoder,
     wire: Vec<u8>,
+    /// Bytes of `wire` that were taken.
+    taken: usize,
     inbound: VecDeque<(Generation, Message)>,
     last_sent: HostTime,
     closed: bool,
@@ -174,6 +176,7 @@ impl Link {
             encoder: FrameEncoder::default(),
             decoder: FrameDecoder::default(),
             wire: Vec::new(),
+            taken: 0,
             inbound: VecDeque::new(),
             last_sent: now,
             closed: false,
@@ -233,9 +236,12 @@ impl Link {
             }
             kind::HEARTBEAT => TrafficKind::Heartbeat,
             kind::RELEASED => TrafficKind::Output,
-            kind::PAGES | kind::SECTIONS | kind::CLONE_DONE | kind::REPAIR_STATE => {
-                TrafficKind::State
-            }
+            kind::PAGES
+            | kind::SECTIONS
+            | kind::CLONE_DONE
+            | kind::REPAIR_STATE
+            | kind::COMPARE
+            | kind::DIFFER => TrafficKind::State,
             _ => TrafficKind::Other,
         };
         self.traffic.add(purpose, size as u64);
@@ -244,20 +250,28 @@ impl Link {
 
     /// Takes at most `max` bytes for the peer; none if there are none.
     pub fn take_wire(&mut self, max: usize) -> Option<Vec<u8>> {
-        if self.wire.is_empty() {
+        if self.unsent() == 0 {
             return None;
         }
-        if self.wire.len() <= max {
-            return Some(std::mem::take(&mut self.wire));
+        if self.unsent() <= max {
+            let bytes = std::mem::take(&mut self.wire).split_off(self.taken);
+            self.taken = 0;
+            return Some(bytes);
         }
-        let rest = self.wire.split_off(max);
-        Some(std::mem::replace(&mut self.wire, rest))
+        let bytes = self.wire[self.taken..self.taken + max].to_vec();
+        self.taken += max;
+        // What was taken goes now and then: at most as much is moved as was taken.
+        if self.taken > self.wire.len() / 2 {
+            self.wire.drain(..self.taken);
+            self.taken = 0;
+        }
+        Some(bytes)
     }
 
     /// Bytes that wait to be taken.
     #[must_use]
     pub fn unsent(&self) -> usize {
-        self.wire.len()
+        self.wire.len() - self.taken
     }
 
     /// When something was last sent.

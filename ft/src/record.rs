@@ -216,6 +216,12 @@ impl Recorder {
         self.clock.point().unwrap_or(SyncPoint::start())
     }
 
+    /// How far the guest's clock should be ahead of the host's, in nanoseconds.
+    #[must_use]
+    pub fn clock_offset_ns(&self) -> i128 {
+        self.clock.offset_ns()
+    }
+
     /// How well the clock follows.
     #[must_use]
     pub fn clock_stats(&self) -> ClockStats {

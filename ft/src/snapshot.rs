@@ -16,6 +16,10 @@ use crate::time::PageNumber;
 
 /// Most pages in one batch.
 pub const MAX_BATCH_PAGES: usize = 256;
+/// Most pages of a repair, which a backup keeps until it has all of them: 256 MiB.
+pub const MAX_REPAIR_PAGES: usize = 64 << 10;
+/// Most bytes of the batches of a repair.
+pub const MAX_REPAIR_BYTES: usize = MAX_REPAIR_PAGES * (PAGE_SIZE + 16);
 /// Most sections of a machine.
 const MAX_SECTIONS: u64 = 1024;
 /// Longest name of a section.

@@ -144,7 +144,7 @@ pub(crate) struct History {
 /// How often and how long the primary waited for its backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Throttle {
-    /// How often it had to stop because the window was full.
+    /// How often it had to stop because the window was full, or was slowed further for a clone.
     pub count: u64,
     /// How long it was kept in all, short rests included, in milliseconds.
     pub total_ms: u64,

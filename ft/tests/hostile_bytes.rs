@@ -80,7 +80,7 @@ fn random_streams_are_refused_and_do_not_pile_up() {
 
 #[test]
 fn well_formed_messages_at_the_wrong_moment_end_a_listening_side_in_order() {
-    for kind in 1..=17 {
+    for kind in 1..=19 {
         let mut noise = Noise(u64::from(kind));
         for _ in 0..300 {
             let mut backup = Replica::backup("two".into(), Pace::default(), HostTime(0));

@@ -92,7 +92,7 @@ impl AnyVirtio {
     #[must_use]
     pub fn unanswered(&self) -> Vec<VirtioEvent> {
         match self {
-            Self::Block(block) => block.in_flight().map(VirtioEvent::Block).collect(),
+            Self::Block(block) => block.in_flight().cloned().map(VirtioEvent::Block).collect(),
             Self::Entropy(entropy) => entropy
                 .pending()
                 .map(|(id, len)| VirtioEvent::EntropyRequest { id, len })

@@ -1,14 +1,18 @@
 //! What a backup makes of its primary's messages, before the machine sees any of it.
 
-use crate::backup::{Backup, GREETING_TIMEOUT_MS, Item, Phase};
+use crate::backup::work_queue::Item;
+use crate::backup::{Backup, GREETING_TIMEOUT_MS, MAX_AWAITING_BYTES, Phase};
 use crate::codec::FieldReader;
 use crate::failover::Suspicion;
 use crate::log::{EntryCoder, Event};
 use crate::output::ReleasePolicy;
 use crate::protocol::{Base, Hello, Message, StopReason};
-use crate::snapshot::read_sections;
+use crate::snapshot::{MAX_BATCH_PAGES, MAX_REPAIR_BYTES, MAX_REPAIR_PAGES, read_sections};
 use crate::status::{End, FtEvent};
 use crate::time::{Generation, HostTime};
+
+/// Most batches of a repair.
+const MAX_REPAIR_BATCHES: usize = MAX_REPAIR_PAGES / MAX_BATCH_PAGES;
 
 impl Backup {
     /// Sorts what has come.
@@ -89,15 +93,15 @@ impl Backup {
             )),
             (_, Message::Heartbeat) => Ok(()),
             (_, Message::Pages(bytes)) if self.decoder.is_none() => {
-                self.queued_bytes += bytes.len();
-                self.queue.push_back(Item::Pages(bytes));
+                self.queue.push(Item::Pages(bytes));
                 Ok(())
             }
-            (_, Message::Pages(bytes)) => {
-                self.staged_pages.push(bytes);
+            (_, Message::Compare(pages)) if self.decoder.is_none() => {
+                self.queue.push(Item::Compare(pages));
                 Ok(())
             }
-            (_, Message::Sections(bytes)) => {
+            (_, Message::Pages(bytes)) if self.awaits_repair() => self.stage(bytes),
+            (_, Message::Sections(bytes)) if self.decoder.is_none() || self.awaits_repair() => {
                 let mut reader = FieldReader::new(&bytes);
                 let sections = read_sections(&mut reader).map_err(|error| error.to_string())?;
                 reader
@@ -115,9 +119,9 @@ impl Backup {
                 self.gate.forget(number);
                 Ok(())
             }
-            (_, Message::RepairState(base)) => self.on_repair_state(base),
+            (_, Message::RepairState(base)) if self.awaits_repair() => self.on_repair_state(base),
             (_, Message::Failover(position)) if self.decoder.is_some() => {
-                self.queue.push_back(Item::Failover(position));
+                self.queue.push(Item::Failover(position));
                 Ok(())
             }
             (_, Message::Stop(reason)) => {
@@ -161,7 +165,7 @@ impl Backup {
         let decoder = EntryCoder::new(base.at, base.point);
         self.offset.sample(&decoder, now);
         self.decoder = Some(decoder);
-        self.queue.push_back(Item::Cloned(sections, base));
+        self.queue.push(Item::Cloned(sections, base));
         Ok(())
     }
 
@@ -178,19 +182,40 @@ impl Backup {
             self.received = self.received.plus(1);
             let releases = self.parameters.release == ReleasePolicy::Received;
             self.ack_now |= releases && matches!(entry.event, Event::Outputs { .. });
-            self.queue.push_back(Item::Entry(self.received, entry));
+            self.queue.push(Item::Entry(self.received, entry));
         }
         self.offset.sample(decoder, now);
+        let waiting = self.queue.bytes();
+        if self.awaits_repair() && waiting > MAX_AWAITING_BYTES {
+            return Err(format!(
+                "{waiting} bytes of log before the repair; at most {MAX_AWAITING_BYTES} may come"
+            ));
+        }
         Ok(())
     }
 
-    /// A repair is complete.
+    /// Keeps pages of a repair until all of it is there.
+    fn stage(&mut self, bytes: Vec<u8>) -> Result<(), String> {
+        let staged = self.staged_bytes + bytes.len();
+        if staged > MAX_REPAIR_BYTES {
+            return Err(format!(
+                "a repair of {staged} bytes; at most {MAX_REPAIR_BYTES} are possible"
+            ));
+        }
+        let batches = self.staged_pages.len() + 1;
+        if batches > MAX_REPAIR_BATCHES {
+            return Err(format!(
+                "a repair of {batches} batches; at most {MAX_REPAIR_BATCHES} are possible"
+            ));
+        }
+        self.staged_bytes = staged;
+        self.staged_pages.push_back(bytes);
+        Ok(())
+    }
+
+    /// A repair is complete; what came before it is void.
     fn on_repair_state(&mut self, base: Box<Base>) -> Result<(), String> {
-        let Some(sections) = self
-            .staged_sections
-            .take()
-            .filter(|_| self.decoder.is_some())
-        else {
+        let Some(sections) = self.staged_sections.take() else {
             return Err("the repair has no sections".into());
         };
         if base.position != self.received {
@@ -200,7 +225,9 @@ impl Backup {
             ));
         }
         let pages = std::mem::take(&mut self.staged_pages);
-        self.queue.push_back(Item::Repair(pages, sections, base));
+        self.staged_bytes = 0;
+        self.queue.clear();
+        self.queue.push(Item::Repair(pages, sections, base));
         Ok(())
     }
 

@@ -16,6 +16,7 @@
 mod inbound;
 mod promote;
 mod replay_queue;
+mod work_queue;
 
 use std::collections::VecDeque;
 
@@ -23,7 +24,7 @@ use crate::failover::{Promotion, Suspicion};
 use crate::fault_detector::FaultDetector;
 use crate::fence::{Fence, FenceError};
 use crate::link::Link;
-use crate::log::{Entry, EntryCoder};
+use crate::log::EntryCoder;
 use crate::machine::{Machine, Section};
 use crate::output::{OutputGate, ReleasePolicy};
 use crate::parameters::{ParameterError, Parameters};
@@ -36,16 +37,20 @@ use crate::replay::{ReplayBase, Replayer};
 use crate::status::{
     End, FtEvent, FtStatus, History, Lag, LogTraffic, Next, OutputStatus, Positions, Role, Throttle,
 };
+use crate::stray::StrayPages;
 use crate::time::{Generation, HostTime, LogPosition, NS_PER_MS};
 use promote::ClockOffset;
+use work_queue::WorkQueue;
 
 /// Timeout before the handshake has set one.
 const GREETING_TIMEOUT_MS: u64 = 10_000;
 /// Longest time that an acknowledgement waits when nothing depends on it.
 const ACK_NS: u64 = 4 * NS_PER_MS;
 
-/// Bytes of pages that may wait for the machine before no more are read.
+/// Bytes that may wait for the machine before no more are read.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
+/// Bytes of log that may come before a repair does: more than a primary has under way.
+const MAX_AWAITING_BYTES: usize = 128 << 20;
 /// Items that may wait for the machine before no more are read: far more than a primary's window.
 const MAX_QUEUED_ITEMS: usize = 1 << 20;
 
@@ -66,20 +71,6 @@ enum Phase {
     Promoting(Box<Promotion>),
 }
 
-/// What has come and waits for the machine, in the order in which it came.
-enum Item {
-    /// A batch of pages of the clone.
-    Pages(Vec<u8>),
-    /// The clone is complete.
-    Cloned(Vec<Section>, Box<Base>),
-    /// An entry of the log, with its position.
-    Entry(LogPosition, Entry),
-    /// What differs from the primary: batches of pages, and sections.
-    Repair(Vec<Vec<u8>>, Vec<Section>, Box<Base>),
-    /// The primary wants this side to take over.
-    Failover(LogPosition),
-}
-
 /// Replays a primary's log.
 pub struct Backup {
     owner: String,
@@ -92,9 +83,9 @@ pub struct Backup {
     fence: Option<Box<dyn Fence>>,
     generation: Generation,
     detector: FaultDetector,
-    queue: VecDeque<Item>,
-    queued_bytes: usize,
-    staged_pages: Vec<Vec<u8>>,
+    queue: WorkQueue,
+    staged_pages: VecDeque<Vec<u8>>,
+    staged_bytes: usize,
     staged_sections: Option<Vec<Section>>,
     decoder: Option<EntryCoder>,
     replayer: Option<Replayer>,
@@ -110,7 +101,7 @@ pub struct Backup {
     told_at: Option<HostTime>,
     ack_now: bool,
     offset: ClockOffset,
-    touched_before: Vec<crate::time::PageNumber>,
+    strays: StrayPages,
     end: Option<End>,
     events: Vec<FtEvent>,
     history: History,
@@ -149,9 +140,9 @@ impl Backup {
             fence: None,
             generation: Generation(0),
             detector: FaultDetector::new(GREETING_TIMEOUT_MS, now),
-            queue: VecDeque::new(),
-            queued_bytes: 0,
-            staged_pages: Vec::new(),
+            queue: WorkQueue::default(),
+            staged_pages: VecDeque::new(),
+            staged_bytes: 0,
             staged_sections: None,
             decoder: None,
             replayer: None,
@@ -166,7 +157,7 @@ impl Backup {
             told_at: None,
             ack_now: false,
             offset: ClockOffset::default(),
-            touched_before: Vec::new(),
+            strays: StrayPages::default(),
             end: None,
             events: Vec::new(),
             history: History::default(),
@@ -184,16 +175,19 @@ impl Backup {
     ) -> Self {
         let Demotion {
             link,
+            link_closed,
             parameters,
             fence,
             generation,
             base,
+            clock_offset_ns,
         } = demotion;
         let mut detector = FaultDetector::new(parameters.timeout_ms, now);
         detector.heard(now);
         let scrub_pages = parameters.scrub_pages;
-        Self {
+        let mut backup = Self {
             link,
+            link_closed,
             phase: Phase::Replaying,
             facts: Some(MachineFacts::of(machine)),
             fence: Some(fence),
@@ -203,11 +197,15 @@ impl Backup {
             gate: OutputGate::new(base.ledger.count),
             released: base.ledger.count,
             replayer: Some(Replayer::new(replay_base(&base), scrub_pages)),
+            offset: ClockOffset::known(clock_offset_ns, now),
             parameters,
             history,
             events,
             ..Self::new(owner, now)
-        }
+        };
+        // What has come behind the primary's word that it has taken over.
+        backup.take_messages(now);
+        backup
     }
 
     /// What the primary has opened with, until it is accepted or refused.
@@ -244,10 +242,11 @@ impl Backup {
                 self.parameters = hello.parameters;
                 self.detector = FaultDetector::new(self.parameters.timeout_ms, now);
                 self.fence = Some(fence);
-                self.touched_before = machine.touched_pages();
+                self.strays = StrayPages::of(machine);
                 let ack = HelloAck {
                     version: PROTOCOL_VERSION,
                     facts: facts.clone(),
+                    held: self.strays.runs(),
                 };
                 self.facts = Some(facts);
                 self.link
@@ -299,7 +298,8 @@ impl Backup {
     /// be set is to wait there.
     #[must_use]
     pub fn wants_bytes(&self) -> bool {
-        self.queued_bytes < MAX_QUEUED_BYTES && self.queue.len() < MAX_QUEUED_ITEMS
+        let room = self.queue.bytes() < MAX_QUEUED_BYTES && self.queue.len() < MAX_QUEUED_ITEMS;
+        room || self.awaits_repair()
     }
 
     /// What to do without a machine, while there is none: keeps an eye on the primary.

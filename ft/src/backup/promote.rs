@@ -27,6 +27,15 @@ pub(super) struct ClockOffset {
 }
 
 impl ClockOffset {
+    /// The offset of a side that has kept the clock itself up to now.
+    pub(super) fn known(offset_ns: i128, now: HostTime) -> Self {
+        Self {
+            current: Some(offset_ns),
+            began: now,
+            ..Self::default()
+        }
+    }
+
     /// Takes a sample from the last entry that has come, if the guest has executed since the one
     /// before: a guest that sleeps has a clock that stands still.
     pub(super) fn sample(&mut self, received: &EntryCoder, now: HostTime) {
@@ -56,6 +65,10 @@ impl Backup {
             return;
         }
         let planned = cause.is_none();
+        let attempt = match planned {
+            true => FenceAttempt::to_relieve(self.generation, now),
+            false => FenceAttempt::to_go_alone(self.generation, now),
+        };
         let lease_ms = self.parameters.lease_ms;
         // A quarter more than the lease, for clocks that do not run alike. A primary that asks to
         // be relieved has let everything go.
@@ -69,7 +82,7 @@ impl Backup {
                 cause: cause.clone(),
             });
         }
-        self.staged_pages.clear();
+        (self.staged_pages, self.staged_bytes) = Default::default();
         self.staged_sections = None;
         self.phase = Phase::Promoting(Box::new(Promotion {
             degraded: matches!(self.phase, Phase::Diverged),
@@ -78,7 +91,7 @@ impl Backup {
             suspected: now,
             yield_until: now.plus_ms(yield_ms),
             lease_until,
-            attempt: FenceAttempt::after(self.generation, now),
+            attempt,
             won: None,
             drained: None,
         }));

@@ -1,10 +1,11 @@
 //! What a backup does to its machine: clone, replay, repair, in the order in which it came.
 
-use crate::backup::{Backup, Item, Phase, replay_base};
+use crate::backup::work_queue::Item;
+use crate::backup::{Backup, Phase, replay_base};
 use crate::codec::FieldReader;
+use crate::digest::PageDigest;
 use crate::divergence::{BackupState, DivergenceCause};
 use crate::failover::Suspicion;
-use crate::log::reader::clear;
 use crate::log::{Entry, Event};
 use crate::machine::{Machine, Section};
 use crate::output::{OutputGate, ReleasePolicy};
@@ -17,6 +18,12 @@ use crate::time::{HostTime, LogPosition};
 /// Items done in one step besides what the instruction budget allows: bounds the time spent on
 /// entries that cost nothing.
 const MAX_ITEMS: usize = 64;
+/// Pages of a machine that are looked at, or batches of a repair that are set, between two
+/// heartbeats.
+const MAX_STRAYS: usize = 1024;
+const MAX_BATCHES: usize = 4;
+/// Bytes that may wait for the connection before nothing more is compared for the primary.
+const MAX_UNSENT: usize = 1 << 20;
 
 /// What is to be done with an item that was looked at.
 enum Done {
@@ -37,17 +44,18 @@ impl Backup {
             if self.end.is_some() || budget == 0 {
                 break;
             }
-            self.skip_to_repair();
-            if matches!(self.phase, Phase::Diverged) && !self.repair_is_next() {
+            let unread = matches!(self.queue.first(), Some(Item::Compare(_)))
+                && self.link.unsent() > MAX_UNSENT;
+            if self.awaits_repair() || unread {
                 return false;
             }
-            let Some(item) = self.queue.pop_front() else {
+            let Some(item) = self.queue.pop() else {
                 break;
             };
             // A batch of pages takes about a millisecond: heartbeats must go out in between.
-            let is_batch = matches!(item, Item::Pages(_));
+            let is_batch = matches!(item, Item::Pages(_) | Item::Compare(_));
             if let Some(item) = self.work_on(machine, item, &mut budget, now) {
-                self.queue.push_front(item);
+                self.queue.put_back(item);
                 break;
             }
             if is_batch {
@@ -71,19 +79,38 @@ impl Backup {
     ) -> Option<Item> {
         match item {
             Item::Pages(bytes) => {
-                self.queued_bytes -= bytes.len();
                 if let Err(text) = self.set_pages(machine, &bytes) {
                     self.give_up(&text, now);
                 }
             }
-            Item::Cloned(sections, base) => self.start_replay(machine, &sections, &base, now),
+            Item::Compare(pages) => {
+                if let Err(text) = self.compare(machine, &pages, now) {
+                    self.give_up(&text, now);
+                }
+            }
+            Item::Cloned(sections, base) => {
+                if !self.strays.clear(machine, MAX_STRAYS) {
+                    return Some(Item::Cloned(sections, base));
+                }
+                self.start_replay(machine, &sections, &base, now);
+            }
             Item::Entry(position, entry) => {
                 if let Done::Not = self.replay(machine, position, &entry, budget, now) {
                     return Some(Item::Entry(position, entry));
                 }
             }
-            Item::Repair(pages, sections, base) => {
-                self.apply_repair(machine, &pages, &sections, &base, now);
+            Item::Repair(mut batches, sections, base) => {
+                let most = batches.len().min(MAX_BATCHES);
+                for bytes in batches.drain(..most) {
+                    if let Err(text) = self.set_pages(machine, &bytes) {
+                        self.give_up(&text, now);
+                        return None;
+                    }
+                }
+                if !batches.is_empty() {
+                    return Some(Item::Repair(batches, sections, base));
+                }
+                self.apply_repair(machine, &sections, &base, now);
             }
             Item::Failover(position) => self.on_failover(position, now),
         }
@@ -102,14 +129,36 @@ impl Backup {
     /// Sets the pages of a batch.
     fn set_pages(&mut self, machine: &mut dyn Machine, bytes: &[u8]) -> Result<(), String> {
         let mut reader = FieldReader::new(bytes);
-        let mut seen = Vec::new();
+        let strays = &mut self.strays;
         read_pages(&mut reader, machine.page_count(), |page, bytes| {
             machine.write_page(page, bytes);
-            seen.push(page);
+            strays.settle(page);
         })
         .map_err(|error| error.to_string())?;
-        self.touched_before
-            .retain(|page| seen.binary_search(page).is_err());
+        Ok(())
+    }
+
+    /// Tells the primary which of its pages are not what they are here. The others stay.
+    fn compare(
+        &mut self,
+        machine: &dyn Machine,
+        pages: &[PageDigest],
+        now: HostTime,
+    ) -> Result<(), String> {
+        let count = machine.page_count();
+        let mut differing = Vec::new();
+        for PageDigest { page, digest } in pages {
+            if page.0 >= count {
+                return Err(format!("page {page} to be compared; there are {count}"));
+            }
+            if machine.page_digest(*page) == *digest {
+                self.strays.settle(*page);
+            } else {
+                differing.push(*page);
+            }
+        }
+        let answer = Message::Differ(differing);
+        self.link.send(&answer, self.generation, now);
         Ok(())
     }
 
@@ -121,8 +170,6 @@ impl Backup {
         base: &Base,
         now: HostTime,
     ) {
-        let stray = std::mem::take(&mut self.touched_before);
-        clear(machine, &stray);
         if let Err(error) = machine.restore(sections) {
             return self.give_up(&format!("the machine refuses the clone: {error}"), now);
         }
@@ -285,40 +332,20 @@ impl Backup {
         matches!(&self.phase, Phase::Promoting(promotion) if promotion.degraded)
     }
 
-    /// Skips what a repair makes void, once it is there.
-    fn skip_to_repair(&mut self) {
-        let diverged = matches!(self.phase, Phase::Diverged) || self.salvaging();
-        if !diverged {
-            return;
-        }
-        let repair = self
-            .queue
-            .iter()
-            .position(|item| matches!(item, Item::Repair(..)));
-        if let Some(repair) = repair {
-            self.queue.drain(..repair);
-        }
+    /// Whether this side has diverged and the repair is not here yet.
+    pub(super) fn awaits_repair(&self) -> bool {
+        matches!(self.phase, Phase::Diverged)
+            && !matches!(self.queue.first(), Some(Item::Repair(..)))
     }
 
-    /// Whether the next item is a repair.
-    fn repair_is_next(&self) -> bool {
-        matches!(self.queue.front(), Some(Item::Repair(..)))
-    }
-
-    /// Sets what differs; the machine is what the primary was.
+    /// Sets the sections that differ, as the pages are set; the machine is what the primary was.
     fn apply_repair(
         &mut self,
         machine: &mut dyn Machine,
-        pages: &[Vec<u8>],
         sections: &[Section],
         base: &Base,
         now: HostTime,
     ) {
-        for bytes in pages {
-            if let Err(text) = self.set_pages(machine, bytes) {
-                return self.give_up(&text, now);
-            }
-        }
         let sections = replaced(std::mem::take(&mut self.reported), sections);
         if let Err(error) = machine.restore(&sections) {
             return self.give_up(&format!("the machine refuses the repair: {error}"), now);

@@ -42,6 +42,17 @@ pub struct Entry {
     pub event: Event,
 }
 
+impl Entry {
+    /// Bytes that it holds beside its fixed fields.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        match &self.event {
+            Event::Input(Input::Device { payload, .. }) => payload.len(),
+            Event::EpochEnd { parts, .. } => size_of_val(parts.as_slice()),
+            _ => 0,
+        }
+    }
+}
+
 /// What an entry says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {

@@ -7,9 +7,9 @@ use crate::log::entry::{Entry, EntryCoder};
 use crate::log::format::{
     FORMAT_VERSION, LogError, LogHeader, MAGIC, MAX_HEADER, MAX_RECORD, RecordKind,
 };
-use crate::machine::{Machine, Section, ZERO_PAGE};
+use crate::machine::{Machine, Section};
 use crate::snapshot::{read_pages, read_sections};
-use crate::time::PageNumber;
+use crate::stray::StrayPages;
 
 /// How a log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl<R: Read> LogReader<R> {
             &header.page_count.to_string(),
             &machine.page_count().to_string(),
         )?;
-        let mut stray = machine.touched_pages();
+        let mut stray = StrayPages::of(machine);
         let mut sections: Option<Vec<Section>> = None;
         loop {
             let Some(record) = self.next_record()? else {
@@ -144,13 +144,11 @@ impl<R: Read> LogReader<R> {
             };
             match RecordKind::from_code(record.kind) {
                 Some(RecordKind::Pages) => {
-                    let mut seen = Vec::new();
                     read_pages(&mut reader, self.header.page_count, |page, bytes| {
                         machine.write_page(page, bytes);
-                        seen.push(page);
+                        stray.settle(page);
                     })
                     .map_err(at)?;
-                    stray.retain(|page| seen.binary_search(page).is_err());
                 }
                 Some(RecordKind::Sections) => {
                     sections = Some(read_sections(&mut reader).map_err(at)?);
@@ -164,7 +162,7 @@ impl<R: Read> LogReader<R> {
                 offset: self.offset,
             });
         };
-        clear(machine, &stray);
+        stray.clear(machine, usize::MAX);
         machine.restore(&sections)?;
         machine.synchronise();
         machine.take_dirty_pages();
@@ -268,13 +266,6 @@ impl<R: Read> LogReader<R> {
     fn cut(&mut self, offset: u64, lost: u64) -> Option<Record> {
         self.tail = Tail::Cut { offset, lost };
         None
-    }
-}
-
-/// Sets pages to zero.
-pub(crate) fn clear(machine: &mut dyn Machine, pages: &[PageNumber]) {
-    for page in pages {
-        machine.write_page(*page, &ZERO_PAGE);
     }
 }
 

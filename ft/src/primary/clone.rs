@@ -1,32 +1,42 @@
 //! Live clone: the machine is copied while it runs, in rounds of dirty pages.
 //!
 //! ```text
-//!   round 0   every page that was ever touched, in batches between slices of the guest
-//!   round n   the pages that were written during round n − 1
-//!   last      few are left, or the rounds do not get shorter: the guest stands still for the
-//!             rest, its sections and CloneDone; then it runs on, recording, at epoch 0
+//!   round 0   every page that was ever touched, in batches between slices of the guest; of those
+//!             that the backup holds, only the ones that differ
+//!   round n   the pages that were written during round n − 1; a round that is not much shorter
+//!             than the one before halves the guest's share of time
+//!   last      few are left: the guest stands still for them, its sections and CloneDone; then it
+//!             runs on, recording, at epoch 0
 //! ```
+//!
+//! So the pause is bounded. A guest that writes faster than can be sent even at its smallest share
+//! is not protected: the start fails and says how fast it writes.
 
 use crate::codec::FieldWriter;
 use crate::link::Link;
 use crate::log::EntryCoder;
 use crate::machine::{Machine, Section};
 use crate::primary::Primary;
+use crate::primary::compare::Comparison;
+use crate::primary::converge::CloneThrottle;
 use crate::primary::protection::{OutgoingLog, Phase};
 use crate::protocol::{Base, Message};
+use crate::runs::PageRuns;
 use crate::snapshot::{MAX_BATCH_PAGES, write_pages, write_sections};
 use crate::status::CloneSummary;
 use crate::time::{Epoch, Generation, HostTime, LogPosition, NS_PER_MS, PageNumber};
 
-/// Batches sent between two slices of the guest: half a mebibyte of memory, under a millisecond.
-const BATCHES_PER_STEP: usize = 2;
+/// Batches sent between two slices of the guest: two mebibytes of memory, a few milliseconds.
+pub(super) const BATCHES_PER_STEP: usize = 2;
 /// Bytes that may wait for the connection before more are added.
-const MAX_UNSENT: usize = 4 << 20;
+pub(super) const MAX_UNSENT: usize = 4 << 20;
 /// Pages that may be left for the pause: 4 MiB, ten milliseconds or so.
 const PAUSE_PAGES: usize = 1024;
-/// Rounds after which the rest is sent in the pause, however much it is.
+/// A round that is longer than this share of the one before, in quarters, is futile.
+const FUTILE_QUARTERS: usize = 3;
+/// Rounds after which each further one counts as futile.
 const MAX_ROUNDS: u64 = 30;
-/// Rounds without getting shorter after which the rest is sent in the pause.
+/// Futile rounds with the guest at its smallest share after which the clone is given up.
 const MAX_FUTILE_ROUNDS: u64 = 4;
 
 /// A live clone under way.
@@ -34,20 +44,42 @@ const MAX_FUTILE_ROUNDS: u64 = 4;
 pub(super) struct LiveClone {
     todo: Vec<PageNumber>,
     done: usize,
+    comparison: Comparison,
+    /// Pages of this round, whether sent or found equal.
+    round_pages: usize,
+    round_started: HostTime,
     round: u64,
     futile: u64,
     pages: u64,
     started: HostTime,
 }
 
+/// What comes after a step.
+enum Onward {
+    /// More pages.
+    More,
+    /// More pages once the backup has answered.
+    Answer,
+    /// The pause.
+    Pause,
+    /// Nothing: the guest writes too fast.
+    Hopeless(String),
+}
+
 impl LiveClone {
-    /// Begins: what is dirty does not matter, for everything is going to be sent.
-    pub(super) fn begin(machine: &mut dyn Machine, now: HostTime) -> Self {
+    /// Begins: what is dirty does not matter, for everything is going to be sent but what the
+    /// backup holds and is equal.
+    pub(super) fn begin(machine: &mut dyn Machine, held: &PageRuns, now: HostTime) -> Self {
         machine.take_dirty_pages();
-        let todo = machine.touched_pages();
+        let touched = machine.touched_pages();
+        let round_pages = touched.len();
+        let (common, todo) = held.split(touched);
         Self {
             todo,
             done: 0,
+            comparison: Comparison::new(common),
+            round_pages,
+            round_started: now,
             round: 0,
             futile: 0,
             pages: 0,
@@ -55,35 +87,83 @@ impl LiveClone {
         }
     }
 
-    /// Sends some pages; whether the guest should now stand still for the rest.
+    /// The backup says which of the pages that were compared differ.
+    ///
+    /// # Errors
+    /// If no backup would say that.
+    pub(super) fn on_differ(&mut self, differing: Vec<PageNumber>) -> Result<(), String> {
+        self.comparison.answer(differing)
+    }
+
+    /// Sends some pages.
     fn step(
         &mut self,
         machine: &mut dyn Machine,
-        link: &mut Link,
+        (link, throttle): (&mut Link, &mut CloneThrottle),
         generation: Generation,
         now: HostTime,
-    ) -> bool {
+    ) -> Onward {
+        self.comparison.ask(machine, link, generation, now);
         for _ in 0..BATCHES_PER_STEP {
-            if self.done == self.todo.len() {
-                return self.next_round(machine);
+            let batch = self.next_batch();
+            if batch.is_empty() {
+                break;
             }
-            let end = self.todo.len().min(self.done + MAX_BATCH_PAGES);
-            send_pages(machine, &self.todo[self.done..end], link, generation, now);
-            self.pages += (end - self.done) as u64;
-            self.done = end;
+            send_pages(machine, &batch, link, generation, now);
+            self.pages += batch.len() as u64;
         }
-        false
+        if self.done < self.todo.len() || self.comparison.has_more() {
+            return Onward::More;
+        }
+        if !self.comparison.is_done() {
+            return Onward::Answer;
+        }
+        self.next_round(machine, throttle, now)
     }
 
-    /// Begins the next round; whether it should be the last.
-    fn next_round(&mut self, machine: &mut dyn Machine) -> bool {
+    /// The next pages to be sent, ascending; none if there are none at the moment.
+    fn next_batch(&mut self) -> Vec<PageNumber> {
+        let end = self.todo.len().min(self.done + MAX_BATCH_PAGES);
+        if end == self.done {
+            return self.comparison.take(MAX_BATCH_PAGES);
+        }
+        let batch = self.todo[self.done..end].to_vec();
+        self.done = end;
+        batch
+    }
+
+    /// Begins the next round, or ends them.
+    fn next_round(
+        &mut self,
+        machine: &mut dyn Machine,
+        throttle: &mut CloneThrottle,
+        now: HostTime,
+    ) -> Onward {
         let dirty = machine.take_dirty_pages();
-        self.futile += u64::from(dirty.len() >= self.todo.len());
+        let (written, sent) = (dirty.len(), self.round_pages);
+        let took_ns = now.since(self.round_started).max(1);
         self.round += 1;
+        (self.round_pages, self.round_started) = (written, now);
         (self.todo, self.done) = (dirty, 0);
-        self.todo.len() <= PAUSE_PAGES
-            || self.round >= MAX_ROUNDS
-            || self.futile >= MAX_FUTILE_ROUNDS
+        if written <= PAUSE_PAGES {
+            return Onward::Pause;
+        }
+        let futile = written * 4 > sent * FUTILE_QUARTERS || self.round >= MAX_ROUNDS;
+        if !futile || throttle.raise() {
+            return Onward::More;
+        }
+        self.futile += 1;
+        if self.futile < MAX_FUTILE_ROUNDS {
+            return Onward::More;
+        }
+        let per_second = |pages: usize| pages as u128 * 1_000_000_000 / u128::from(took_ns);
+        Onward::Hopeless(format!(
+            "the guest writes {} pages a second with one part in {} of its time, and {} a second \
+             can be sent",
+            per_second(written),
+            throttle.divisor(),
+            per_second(sent),
+        ))
     }
 }
 
@@ -100,14 +180,41 @@ impl Primary {
         if protection.link.unsent() > MAX_UNSENT {
             return false;
         }
-        if !clone.step(machine, &mut protection.link, generation, now) {
-            return true;
+        // What this takes says nothing of the guest's speed.
+        self.recorder.hold_back();
+        let outlets = (&mut protection.link, &mut protection.clone_throttle);
+        match clone.step(machine, outlets, generation, now) {
+            Onward::More => return true,
+            Onward::Answer => return false,
+            Onward::Pause => {}
+            Onward::Hopeless(reason) => {
+                self.abandon_start(&reason, now);
+                return false;
+            }
         }
-        let rest = clone.todo.clone();
+        self.complete_clone(machine, now);
+        false
+    }
+
+    /// Sends what is left while the guest stands still; the log begins.
+    fn complete_clone(&mut self, machine: &mut dyn Machine, now: HostTime) {
+        let generation = self.generation;
+        let Some(protection) = self.protection.as_deref_mut() else {
+            return;
+        };
+        let Phase::Cloning(clone) = &protection.phase else {
+            return;
+        };
         machine.synchronise();
-        for batch in rest.chunks(MAX_BATCH_PAGES) {
+        for batch in clone.todo.chunks(MAX_BATCH_PAGES) {
             send_pages(machine, batch, &mut protection.link, generation, now);
         }
+        let summary = CloneSummary {
+            rounds: clone.round + 1,
+            pages: clone.pages + clone.todo.len() as u64,
+            total_ms: now.since(clone.started) as f64 / NS_PER_MS as f64,
+            pause_ms: 0.0,
+        };
         send_sections(&machine.sections(), &mut protection.link, generation, now);
         let base = Base {
             epoch: Epoch(0),
@@ -125,21 +232,13 @@ impl Primary {
         protection
             .link
             .send(&Message::CloneDone(Box::new(base)), generation, now);
-        self.pausing = Some((
-            now,
-            CloneSummary {
-                rounds: clone.round + 1,
-                pages: clone.pages + rest.len() as u64,
-                total_ms: now.since(clone.started) as f64 / NS_PER_MS as f64,
-                pause_ms: 0.0,
-            },
-        ));
+        self.pausing = Some((now, summary));
+        protection.unconfirmed = Some(summary);
         protection.phase = Phase::Protected;
         self.recorder
             .restart_epochs(protection.parameters.epoch_ms, now);
         self.gate.rebase();
         self.gate.reset_latency();
-        false
     }
 }
 

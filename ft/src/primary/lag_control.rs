@@ -103,6 +103,14 @@ impl LagControl {
         Admission::Rest
     }
 
+    /// The guest is kept for another reason at `now`; the window is looked at anew afterwards.
+    pub(super) fn excuse(&mut self, now: HostTime) {
+        if let Some(since) = self.full_since.take() {
+            self.held_ns += now.since(since);
+        }
+        self.last_go = None;
+    }
+
     /// When a rest is over; none if there is none, or only the backup can end it.
     pub(super) fn rest_until(&self) -> Option<HostTime> {
         self.rest_until

@@ -9,7 +9,8 @@ use crate::protocol::{HelloAck, Message};
 use crate::time::{Generation, HostTime};
 
 impl Primary {
-    /// Looks after the backup before the guest goes on. Whether a clone has more to send.
+    /// Looks after the backup before the guest goes on. Whether a clone or a repair has more
+    /// to send at once.
     pub(super) fn attend(&mut self, machine: &mut dyn Machine, now: HostTime) -> bool {
         if let Some(protection) = self.protection.as_deref_mut() {
             protection.detector.looped(now);
@@ -25,9 +26,9 @@ impl Primary {
         }
         self.watch(now);
         self.poll_claim(now);
-        self.repair(machine, now);
+        let more_to_repair = self.repair(machine, now);
         self.hand_over(now);
-        self.clone_step(machine, now)
+        self.clone_step(machine, now) || more_to_repair
     }
 
     /// One message from the backup.
@@ -69,6 +70,10 @@ impl Primary {
                 self.on_hello_ack(machine, &ack, now);
                 Ok(())
             }
+            (Message::Differ(pages), Phase::Cloning(_)) => match &mut protection.phase {
+                Phase::Cloning(clone) => clone.on_differ(pages),
+                _ => Ok(()),
+            },
             (Message::Ack(ack), _) if replicated => {
                 protection.acknowledge(ack, &mut self.gate, now)?;
                 self.confirm_clone();
@@ -106,6 +111,6 @@ impl Primary {
         if let Err(refusal) = protection.facts.agree(&ack.facts) {
             return self.abandon_start(&refusal.to_string(), now);
         }
-        protection.phase = Phase::Cloning(LiveClone::begin(machine, now));
+        protection.phase = Phase::Cloning(LiveClone::begin(machine, &ack.held, now));
     }
 }

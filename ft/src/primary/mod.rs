@@ -15,14 +15,15 @@
 //! All of it happens in [`Primary::drive`], one bounded step at a time.
 
 mod clone;
+mod compare;
+mod converge;
 mod lag_control;
 mod messages;
 mod protection;
+mod recording;
 mod repair;
 mod run;
 mod takeover;
-
-use std::io::Write;
 
 use crate::backup::Adoption;
 use crate::clock::ClockFollower;
@@ -32,7 +33,7 @@ use crate::failover::{FenceAttempt, Progress};
 use crate::fence::{Fence, FenceError};
 use crate::inbox::Inbox;
 use crate::link::Link;
-use crate::log::{LogError, LogWriter};
+use crate::log::LogWriter;
 use crate::machine::Machine;
 use crate::output::{OutputGate, OutputLedger, ReleasePermit};
 use crate::parameters::{ParameterError, Parameters};
@@ -45,10 +46,8 @@ use crate::status::{
 use crate::time::{Generation, HostTime, NS_PER_MS};
 use protection::{Phase, Protection};
 
+pub use recording::{LogSink, RecordError};
 pub use takeover::StateError;
-
-/// Where an offline log goes.
-pub type LogSink = Box<dyn Write + Send>;
 
 /// Executes a machine, alone or with a backup.
 pub struct Primary {
@@ -72,10 +71,13 @@ pub struct Primary {
 /// What a primary that becomes a backup hands on.
 pub(crate) struct Demotion {
     pub(crate) link: Link,
+    pub(crate) link_closed: bool,
     pub(crate) parameters: Parameters,
     pub(crate) fence: Box<dyn Fence>,
     pub(crate) generation: Generation,
     pub(crate) base: Base,
+    /// How far the guest's clock should be ahead of this host's.
+    pub(crate) clock_offset_ns: i128,
 }
 
 /// What a backup that becomes a primary hands on.
@@ -193,7 +195,7 @@ impl Primary {
             .map_or(Generation(0), |claim| claim.generation);
         let ours =
             claim.is_some_and(|claim| claim.owner == self.owner) && latest == self.generation;
-        let mut attempt = FenceAttempt::after(latest.max(self.generation), now);
+        let mut attempt = FenceAttempt::to_begin(latest.max(self.generation), now);
         let progress = match ours {
             true => Progress::Won(self.generation),
             false => attempt.poll(fence.as_mut(), &self.owner, now),
@@ -219,67 +221,6 @@ impl Primary {
             }
         }
         Ok(())
-    }
-
-    /// Begins an offline log of the machine with its state as it is.
-    ///
-    /// # Errors
-    /// If the sink refuses. A machine that is protected or recorded already is refused.
-    pub fn record(
-        &mut self,
-        machine: &mut dyn Machine,
-        sink: LogSink,
-        epoch_ms: u64,
-        scrub_pages: u32,
-        now: HostTime,
-    ) -> Result<(), RecordError> {
-        if self.protection.is_some() || self.sink.is_some() {
-            let state = if self.sink.is_some() {
-                "recording"
-            } else {
-                self.state_name()
-            };
-            return Err(StateError {
-                request: "recording",
-                state: state.into(),
-            }
-            .into());
-        }
-        let writer = LogWriter::begin(
-            sink,
-            machine,
-            self.recorder.point(),
-            self.recorder.ledger(),
-            scrub_pages,
-        )?;
-        self.recorder.restart_epochs(epoch_ms, now);
-        self.sink = Some((writer, scrub_pages));
-        Ok(())
-    }
-
-    /// Ends the offline log in order, with a last epoch; returns its size in bytes, or none if
-    /// there is no log.
-    ///
-    /// # Errors
-    /// If the sink refuses.
-    pub fn finish_recording(
-        &mut self,
-        machine: &mut dyn Machine,
-        now: HostTime,
-    ) -> Result<Option<u64>, LogError> {
-        self.close_epoch(machine, now);
-        let Some((writer, _)) = self.sink.take() else {
-            return Ok(None);
-        };
-        let size = writer.offset();
-        writer.finish()?;
-        Ok(Some(size))
-    }
-
-    /// Whether an offline log is being written.
-    #[must_use]
-    pub fn is_recording(&self) -> bool {
-        self.sink.is_some()
     }
 
     /// Stops executing, or goes on. Guest time stands still in between.
@@ -435,9 +376,7 @@ impl Primary {
             last_divergence: self.history.last_divergence.clone(),
             last_clone: self.history.last_clone,
             last_failover: self.history.last_failover.clone(),
-            throttled: protection
-                .map(|p| p.lag_control.throttle(now))
-                .unwrap_or_default(),
+            throttled: protection.map(|p| p.throttle(now)).unwrap_or_default(),
             error: self.error(),
         }
     }
@@ -558,17 +497,6 @@ impl Primary {
             _ => None,
         }
     }
-}
-
-/// Why an offline log cannot be begun.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    /// The machine is protected or recorded already.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The sink refuses.
-    #[error(transparent)]
-    Log(#[from] LogError),
 }
 
 /// How far log and backup are.

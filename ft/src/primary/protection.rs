@@ -13,11 +13,12 @@ use crate::log::{Entry, EntryCoder, Event};
 use crate::output::{Lease, OutputGate, ReleasePolicy};
 use crate::parameters::Parameters;
 use crate::primary::clone::LiveClone;
+use crate::primary::converge::CloneThrottle;
 use crate::primary::lag_control::LagControl;
-use crate::primary::repair::Repair;
+use crate::primary::repair::{Repair, Shipment};
 use crate::protocol::{Ack, Divergence, MachineFacts, Message};
 use crate::record::EndedEpoch;
-use crate::status::CloneSummary;
+use crate::status::{CloneSummary, Throttle};
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 
 /// Longest time that an entry waits to be sent when outputs wait for the backup to execute it, and
@@ -59,6 +60,11 @@ impl Phase {
         )
     }
 
+    /// Whether what the guest does is logged: the backup follows, and has not been told otherwise.
+    pub(super) fn is_logged(&self) -> bool {
+        matches!(self, Self::Protected | Self::Draining)
+    }
+
     /// In a word or two.
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -92,11 +98,13 @@ pub(super) struct Protection {
     pub(super) unverified: VecDeque<(LogPosition, EndedEpoch)>,
     pub(super) epochs_verified: u64,
     pub(super) divergence: Option<(Divergence, DivergenceReport)>,
+    pub(super) shipment: Option<Shipment>,
     pub(super) repair_at: Option<Repair>,
     pub(super) released_told: u64,
     pub(super) released_at: HostTime,
     pub(super) lag: LatencyHistogram,
     pub(super) lag_control: LagControl,
+    pub(super) clone_throttle: CloneThrottle,
 }
 
 impl Protection {
@@ -125,21 +133,38 @@ impl Protection {
             unverified: VecDeque::new(),
             epochs_verified: 0,
             divergence: None,
+            shipment: None,
             repair_at: None,
             released_told: 0,
             released_at: now,
             lag: LatencyHistogram::default(),
             lag_control: LagControl::default(),
+            clone_throttle: CloneThrottle::default(),
         }
     }
 
     /// What it is doing, in a word or two.
     pub(super) fn state_name(&self) -> &'static str {
-        let repairing = self.divergence.is_some() || self.repair_at.is_some();
+        let repairing = self.is_repairing();
         match self.phase {
             Phase::Protected if self.unconfirmed.is_some() => "cloning",
             Phase::Protected if repairing => "repairing",
             _ => self.phase.name(),
+        }
+    }
+
+    /// Whether the backup has diverged and has not confirmed a repair.
+    pub(super) fn is_repairing(&self) -> bool {
+        self.divergence.is_some() || self.shipment.is_some() || self.repair_at.is_some()
+    }
+
+    /// How often and how long the guest was kept for the backup's sake.
+    pub(super) fn throttle(&self, now: HostTime) -> Throttle {
+        let (halvings, held_ns) = self.clone_throttle.held();
+        let Throttle { count, total_ms } = self.lag_control.throttle(now);
+        Throttle {
+            count: count + halvings,
+            total_ms: total_ms + held_ns / NS_PER_MS,
         }
     }
 

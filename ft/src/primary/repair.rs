@@ -4,21 +4,31 @@
 //! reports that epoch `e` ended differently there, the pages that may differ are those whose
 //! digests differ at `e`, and those that the primary has written since. They are shipped as of now,
 //! with the sections that are not what the backup has reported; the backup skips the log up to here
-//! and replays on.
+//! and replays on. The guest stands still meanwhile, and what is shipped is bounded: a backup that
+//! differs in more is given up.
 //!
 //! Until the backup has confirmed the repair, nothing leaves: it could not stand in for it.
 
 use std::collections::BTreeSet;
 
 use crate::divergence::{BackupState, DivergenceCause, DivergenceReport, differing_pages};
+use crate::failover::Suspicion;
 use crate::machine::{Machine, Section};
 use crate::primary::Primary;
-use crate::primary::clone::{send_pages, send_sections};
+use crate::primary::clone::{BATCHES_PER_STEP, MAX_UNSENT, send_pages, send_sections};
 use crate::primary::protection::Protection;
 use crate::protocol::{Base, Divergence, Message};
-use crate::snapshot::MAX_BATCH_PAGES;
+use crate::snapshot::{MAX_BATCH_PAGES, MAX_REPAIR_PAGES};
 use crate::status::FtEvent;
 use crate::time::{HostTime, LogPosition, PageNumber};
+
+/// A repair that is being shipped.
+#[derive(Debug)]
+pub(super) struct Shipment {
+    pages: Vec<PageNumber>,
+    done: usize,
+    sections: Vec<Section>,
+}
 
 /// A repair that was shipped.
 #[derive(Clone, Copy, Debug)]
@@ -56,27 +66,61 @@ impl Primary {
         Ok(())
     }
 
-    /// Ships what differs, if the backup has diverged. The machine is at a boundary.
-    pub(super) fn repair(&mut self, machine: &mut dyn Machine, now: HostTime) {
-        let found = self
-            .protection
-            .as_deref_mut()
-            .and_then(|p| p.divergence.take());
-        let Some((divergence, report)) = found else {
-            return;
+    /// Ships what differs, if the backup has diverged, some of it in each step. The machine is at a
+    /// boundary and stays there. Whether there is more to send at once.
+    pub(super) fn repair(&mut self, machine: &mut dyn Machine, now: HostTime) -> bool {
+        let generation = self.generation;
+        let Some(protection) = self.protection.as_deref_mut() else {
+            return false;
         };
+        if let Some((divergence, report)) = protection.divergence.take() {
+            let pages = suspect_pages(protection, &divergence, &report);
+            if pages.len() > MAX_REPAIR_PAGES {
+                self.suspect(Suspicion::Unrepairable(pages.len() as u64), now);
+                return false;
+            }
+            machine.synchronise();
+            let sections = differing_sections(machine, &divergence);
+            protection.shipment = Some(Shipment {
+                pages,
+                done: 0,
+                sections,
+            });
+        }
+        if !protection.phase.is_logged() {
+            protection.shipment = None;
+        }
+        let Some(shipment) = &mut protection.shipment else {
+            return false;
+        };
+        if protection.link.unsent() > MAX_UNSENT {
+            return false;
+        }
+        for batch in shipment.pages[shipment.done..]
+            .chunks(MAX_BATCH_PAGES)
+            .take(BATCHES_PER_STEP)
+        {
+            send_pages(machine, batch, &mut protection.link, generation, now);
+            shipment.done += batch.len();
+        }
+        if shipment.done < shipment.pages.len() {
+            return true;
+        }
+        self.complete_repair(machine, now);
+        false
+    }
+
+    /// Sends the sections of a repair, and where the log goes on.
+    fn complete_repair(&mut self, machine: &mut dyn Machine, now: HostTime) {
         let generation = self.generation;
         let Some(protection) = self.protection.as_deref_mut() else {
             return;
         };
+        let Some(shipment) = protection.shipment.take() else {
+            return;
+        };
         protection.flush(machine.now(), true, generation, now);
-        let pages = suspect_pages(protection, &divergence, &report);
-        machine.synchronise();
-        for batch in pages.chunks(MAX_BATCH_PAGES) {
-            send_pages(machine, batch, &mut protection.link, generation, now);
-        }
-        let sections = differing_sections(machine, &divergence);
-        send_sections(&sections, &mut protection.link, generation, now);
+        send_sections(&shipment.sections, &mut protection.link, generation, now);
         let position = protection.position();
         let base = Base {
             epoch: self.recorder.meter().epoch(),
@@ -92,8 +136,8 @@ impl Primary {
         protection.unverified.clear();
         protection.repair_at = Some(Repair {
             position,
-            pages: pages.len() as u64,
-            sections: sections.len() as u64,
+            pages: shipment.pages.len() as u64,
+            sections: shipment.sections.len() as u64,
         });
     }
 
@@ -158,7 +202,9 @@ fn report(
 fn complete(report: &mut DivergenceReport, machine: &dyn Machine, protection: &Protection) {
     let later = |page: PageNumber| {
         let mut epochs = protection.unverified.iter().map(|(_, ended)| ended);
-        epochs.any(|ended| ended.epoch > report.epoch && ended.digest.written.contains(&page))
+        epochs.any(|ended| {
+            ended.epoch > report.epoch && ended.digest.written.binary_search(&page).is_ok()
+        })
     };
     for found in &mut report.pages {
         let page = PageNumber(found.page);

@@ -8,7 +8,7 @@ use crate::primary::Primary;
 use crate::primary::lag_control::{Admission, Gap};
 use crate::primary::protection::{FLUSH_NS, Phase, Protection};
 use crate::protocol::StopReason;
-use crate::record::{Outcome, Slice};
+use crate::record::{Outcome, Pace, Slice};
 use crate::status::{End, FtEvent, Next};
 use crate::time::{HostTime, LogPosition, NS_PER_MS};
 
@@ -20,17 +20,24 @@ impl Primary {
         inbox: &mut Inbox,
         now: HostTime,
     ) -> Option<Outcome> {
-        if self.paused || self.powered_off || !self.keeps_up(now) {
+        let admitted = match self.paused || self.powered_off || !self.keeps_up(now) {
+            true => None,
+            false => self.slice_pace(now),
+        };
+        let Some(pace) = admitted else {
             self.recorder.hold_back();
             return None;
-        }
+        };
         let Slice {
             outcome,
             entries,
             outputs,
             refused,
-        } = self.recorder.run(machine, inbox, now, self.pace);
-        let position = self.log_entries(&entries);
+        } = self.recorder.run(machine, inbox, now, pace);
+        let (position, bytes) = self.log_entries(&entries);
+        if bytes > 0 {
+            self.recorder.meter_mut().logged(bytes);
+        }
         // A guest that goes to sleep will not bring the next marker soon.
         let urgent = !outputs.is_empty() || matches!(outcome, Outcome::Idle(_));
         for output in outputs {
@@ -58,17 +65,17 @@ impl Primary {
         now: HostTime,
     ) {
         let at_rest = matches!(outcome, Some(Outcome::Idle(_) | Outcome::PoweredOff));
-        let replicated = self
+        let logged = self
             .protection
             .as_deref()
-            .is_some_and(|p| p.phase.is_replicated());
+            .is_some_and(|p| p.phase.is_logged());
         let waits_for_epoch = self.protection.as_deref().is_some_and(|protection| {
             protection.parameters.release == ReleasePolicy::Verified && !self.gate.is_empty()
         });
         if at_rest && waits_for_epoch {
             self.recorder.meter_mut().force();
         }
-        let logging = replicated || self.sink.is_some();
+        let logging = logged || self.sink.is_some();
         let draining = self.is_draining() && !self.has_closed_for_failover();
         if logging && (self.recorder.meter().is_due(now) || draining) {
             self.close_epoch(machine, now);
@@ -103,31 +110,30 @@ impl Primary {
             (None, None) => return,
         };
         let ended = self.recorder.end_epoch(machine, scrub_pages, now);
-        let position = self.log_entries(&[ended.entry(self.sink.is_some())]);
+        // Its own entry is nothing that has happened in the next epoch.
+        let (position, _) = self.log_entries(&[ended.entry(self.sink.is_some())]);
         if let Some(protection) = self.protection.as_deref_mut() {
             protection.unverified.push_back((position, ended));
             protection.flush(machine.now(), true, self.generation, now);
         }
     }
 
-    /// Appends entries to the log, wherever it goes; returns the position of the last.
-    fn log_entries(&mut self, entries: &[Entry]) -> LogPosition {
+    /// Appends entries to the log, wherever it goes; returns the position of the last, and bytes.
+    fn log_entries(&mut self, entries: &[Entry]) -> (LogPosition, u64) {
+        let nothing = (LogPosition(0), 0);
         if let Some(protection) = self.protection.as_deref_mut() {
-            if !matches!(protection.phase, Phase::Protected | Phase::Draining) {
-                return LogPosition(0);
-            }
-            let (position, bytes) = protection.append(entries);
-            if bytes > 0 {
-                self.recorder.meter_mut().logged(bytes);
-            }
-            return position;
+            return match protection.phase.is_logged() {
+                true => protection.append(entries),
+                false => nothing,
+            };
         }
         let Some((writer, _)) = &mut self.sink else {
-            return LogPosition(0);
+            return nothing;
         };
+        let mut added = 0;
         for entry in entries {
             match writer.append(entry) {
-                Ok(bytes) => self.recorder.meter_mut().logged(bytes),
+                Ok(bytes) => added += bytes,
                 Err(error) => {
                     let reason = error.to_string();
                     self.events.push(FtEvent::RecordingFailed { reason });
@@ -136,7 +142,22 @@ impl Primary {
                 }
             }
         }
-        LogPosition(0)
+        (LogPosition(0), added)
+    }
+
+    /// How much the guest may execute; none if it has to wait for its slice in a clone.
+    fn slice_pace(&mut self, now: HostTime) -> Option<Pace> {
+        match self.protection.as_deref_mut() {
+            Some(protection) if matches!(protection.phase, Phase::Cloning(_)) => {
+                let throttle = &mut protection.clone_throttle;
+                if throttle.divisor() > 1 {
+                    // The time between two slices says nothing of the guest's speed.
+                    self.recorder.hold_back();
+                }
+                throttle.admit(self.pace, now)
+            }
+            _ => Some(self.pace),
+        }
     }
 
     /// Whether the guest may execute as far as the backup is concerned.
@@ -150,6 +171,10 @@ impl Primary {
             Phase::Draining | Phase::HandedOver | Phase::Stopping | Phase::Fencing(..) => {
                 return false;
             }
+        }
+        if protection.shipment.is_some() {
+            protection.lag_control.excuse(now);
+            return false;
         }
         let gap = Gap {
             epochs: protection.unverified.len() as u64,
@@ -246,7 +271,13 @@ impl Primary {
         match &protection.phase {
             Phase::Claiming(attempt) | Phase::Fencing(attempt, _) => return at(attempt.next_try()),
             Phase::Greeting(_) => return at(now.plus_ms(100)),
-            Phase::Cloning(_) => at(now.plus(FLUSH_NS)),
+            Phase::Cloning(_) => {
+                at(now.plus(FLUSH_NS));
+                if let Some(next) = protection.clone_throttle.next_slice() {
+                    at(next);
+                }
+            }
+            _ if protection.shipment.is_some() => at(now.plus(FLUSH_NS)),
             _ => {}
         }
         at(protection.next_beat());

@@ -96,7 +96,8 @@ impl Primary {
             return;
         };
         let patience_ms = STALL_MS.max(protection.parameters.timeout_ms);
-        let stalled = protection.lag_control.full_ns(now) >= patience_ms * NS_PER_MS;
+        let stalled = protection.lag_control.full_ns(now) >= patience_ms * NS_PER_MS
+            && protection.shipment.is_none();
         let cause = if let Some(text) = protection.link.broken() {
             Suspicion::Protocol(text.to_owned())
         } else if protection.link_closed {
@@ -137,7 +138,7 @@ impl Primary {
                 .send(&Message::Error(cause.to_string()), generation, now);
         }
         protection.link.close();
-        let attempt = FenceAttempt::after(generation, now);
+        let attempt = FenceAttempt::to_go_alone(generation, now);
         protection.phase = Phase::Fencing(attempt, cause.clone());
         self.events.push(FtEvent::Suspected { cause });
     }
@@ -222,7 +223,7 @@ impl Primary {
         };
         let position = protection.position();
         let settled = protection.ack.verified == position
-            && protection.divergence.is_none()
+            && !protection.is_repairing()
             && self.gate.is_empty();
         if !matches!(protection.phase, Phase::Draining) || !settled {
             return;
@@ -267,10 +268,12 @@ impl Primary {
         self.events.push(FtEvent::Demoted { generation });
         self.demotion = Some(Demotion {
             link: protection.link,
+            link_closed: protection.link_closed,
             parameters: protection.parameters,
             fence: protection.fence,
             generation,
             base,
+            clock_offset_ns: self.recorder.clock_offset_ns(),
         });
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::codec::{CodecError, FieldReader, FieldWriter};
 use crate::machine::Machine;
 use crate::parameters::Parameters;
 use crate::protocol::PROTOCOL_VERSION;
+use crate::runs::PageRuns;
 use crate::time::Generation;
 
 /// Longest fingerprint.
@@ -105,14 +106,21 @@ pub struct HelloAck {
     pub version: u16,
     /// Its machine.
     pub facts: MachineFacts,
+    /// Pages that its machine has touched already: what they hold may be what they should.
+    pub held: PageRuns,
 }
 
 impl HelloAck {
     /// Appends the message.
     pub fn write(&self, writer: &mut FieldWriter) {
-        let Self { version, facts } = self;
+        let Self {
+            version,
+            facts,
+            held,
+        } = self;
         writer.varint(u64::from(*version));
         write_facts(writer, facts);
+        held.write(writer);
     }
 
     /// Takes the message.
@@ -125,6 +133,7 @@ impl HelloAck {
         Ok(Self {
             version,
             facts: read_facts(reader)?,
+            held: PageRuns::read(reader)?,
         })
     }
 }

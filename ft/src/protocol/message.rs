@@ -6,6 +6,7 @@ use crate::divergence::{BackupState, DivergenceCause};
 use crate::event::{DeviceId, MAX_PAYLOAD, Output, SyncPoint};
 use crate::log::format::{read_ledger, read_point, write_ledger, write_point};
 use crate::output::{NumberedOutput, OutputLedger};
+use crate::protocol::comparison::{read_compare, read_differ, write_compare, write_differ};
 use crate::protocol::frame::Frame;
 use crate::protocol::hello::{Hello, HelloAck, HelloError};
 use crate::snapshot::{read_sections, write_sections};
@@ -38,7 +39,9 @@ pub mod kind {
     pub const STOP: u8 = 15;
     pub const STOP_ACK: u8 = 16;
     pub const ERROR: u8 = 17;
-    pub const LAST: u8 = ERROR;
+    pub const COMPARE: u8 = 18;
+    pub const DIFFER: u8 = 19;
+    pub const LAST: u8 = DIFFER;
 }
 
 /// What one side tells the other.
@@ -78,6 +81,11 @@ pub enum Message {
     StopAck,
     /// The sender gives up the link.
     Error(String),
+    /// Pages that the backup holds, ascending, with the digests that they have at the primary; at
+    /// most [`MAX_COMPARED_PAGES`](crate::protocol::MAX_COMPARED_PAGES).
+    Compare(Vec<PageDigest>),
+    /// Those of the oldest comparison that differ, ascending.
+    Differ(Vec<PageNumber>),
 }
 
 /// Where a log begins or goes on after a repair.
@@ -174,6 +182,10 @@ impl Message {
             }),
             Self::StopAck => kind::STOP_ACK,
             Self::Error(text) => with(writer, kind::ERROR, |writer| writer.text(cut(text))),
+            Self::Compare(pages) => {
+                with(writer, kind::COMPARE, |writer| write_compare(writer, pages))
+            }
+            Self::Differ(pages) => with(writer, kind::DIFFER, |writer| write_differ(writer, pages)),
         }
     }
 
@@ -206,6 +218,8 @@ impl Message {
             kind::STOP => Self::Stop(read_reason(&mut reader)?),
             kind::STOP_ACK => Self::StopAck,
             kind::ERROR => Self::Error(reader.text("text", MAX_TEXT)?),
+            kind::COMPARE => Self::Compare(read_compare(&mut reader)?),
+            kind::DIFFER => Self::Differ(read_differ(&mut reader)?),
             other => return Err(CodecError::unknown("kind", 0, u64::from(other)).into()),
         };
         reader.finish("message")?;
@@ -373,6 +387,7 @@ mod tests {
     use crate::parameters::Parameters;
     use crate::protocol::PROTOCOL_VERSION;
     use crate::protocol::hello::MachineFacts;
+    use crate::runs::PageRuns;
     use crate::time::Generation;
 
     fn facts() -> MachineFacts {
@@ -448,6 +463,7 @@ mod tests {
             Message::HelloAck(HelloAck {
                 version: PROTOCOL_VERSION,
                 facts: facts(),
+                held: PageRuns::of(&[PageNumber(1), PageNumber(2), PageNumber(9)]),
             }),
             Message::Pages(vec![1, 2, 3]),
             Message::Sections(vec![4]),
@@ -465,6 +481,17 @@ mod tests {
             Message::Stop(StopReason::PoweredOff),
             Message::StopAck,
             Message::Error("broken".into()),
+            Message::Compare(vec![
+                PageDigest {
+                    page: PageNumber(0),
+                    digest: 1,
+                },
+                PageDigest {
+                    page: PageNumber(7),
+                    digest: u64::MAX,
+                },
+            ]),
+            Message::Differ(vec![PageNumber(0), PageNumber(1), PageNumber(u64::MAX - 1)]),
         ];
         for message in messages {
             assert_eq!(decoded(&message).as_ref(), Ok(&message));

@@ -4,6 +4,8 @@
 //!   primary                                 backup
 //!      │ Hello ───────────────────────────────▶│  versions, machine, parameters, config
 //!      │◀─────────────────────────────── HelloAck │  or Error: refused, with both values
+//!      │ Compare ──────────────────────────────▶│  digests of pages that the backup holds
+//!      │◀────────────────────────────────── Differ │  which of them differ
 //!      │ Pages* · Sections · CloneDone ────────▶│  live clone; epoch 0 begins
 //!      │ Log* · Released* ─────────────────────▶│
 //!      │◀──────────────────────────────────── Ack │  received, replayed, verified
@@ -16,13 +18,15 @@
 //!
 //! [`frame`] knows the envelope, [`message`] what is in it.
 
+pub mod comparison;
 pub mod frame;
 pub mod hello;
 pub mod message;
 
+pub use comparison::MAX_COMPARED_PAGES;
 pub use frame::{Frame, FrameDecoder, FrameEncoder, FrameError};
 pub use hello::{Hello, HelloAck, MachineFacts, Refusal};
 pub use message::{Ack, Base, Divergence, Message, StopReason};
 
 /// Version of the protocol; both sides must have the same.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;

@@ -5,5 +5,7 @@ mod sim;
 
 mod clone;
 mod handshake;
+mod planned;
 mod scenarios;
 mod seeds;
+mod staging;

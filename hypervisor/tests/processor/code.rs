@@ -1,6 +1,6 @@
 //! Decoded code: instructions that cross pages, code that changes, stops at every count.
 
-use hypervisor::{CpuState, Exit, Vcpu};
+use hypervisor::{CpuState, Exit, GuestAddress, Vcpu};
 use iced_x86::code_asm::{
     CodeAssembler, byte_ptr, dword_ptr, eax, ecx, qword_ptr, rax, rcx, rdi, rdx, rsi, xmm0, xmm1,
 };
@@ -166,4 +166,28 @@ fn code_in_the_second_page_of_an_instruction_can_change() {
     });
     guest.set_state(|_| ());
     assert_eq!(guest.run_to_halt().gpr[2], 0x1111_1111 + 0x2211_1111);
+}
+
+#[test]
+fn code_that_a_device_overwrites_between_two_instructions_is_decoded_anew() {
+    // Hot enough to be translated before it changes.
+    let mut guest = Guest::new(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again).unwrap();
+        a.mov(eax, 1).unwrap();
+        a.add(rcx, rax).unwrap();
+        a.jmp(again).unwrap();
+    });
+    guest.set_state(|state| state.gpr[1] = 0);
+    assert_eq!(guest.vcpu.run(30_000).unwrap(), Exit::Reached);
+    assert_eq!(guest.vcpu.save().gpr[1], 10_000);
+    // The operand of the first instruction, behind its opcode.
+    let operand = CODE + 1;
+    let written = guest
+        .memory
+        .write(GuestAddress(operand), &7u32.to_le_bytes());
+    written.unwrap();
+    guest.vcpu.memory_written(operand, 4);
+    assert_eq!(guest.vcpu.run(60_000).unwrap(), Exit::Reached);
+    assert_eq!(guest.vcpu.save().gpr[1], 10_000 + 70_000);
 }

@@ -7,6 +7,7 @@ mod code;
 mod events;
 mod fpu;
 mod guest;
+mod modes;
 mod paging;
 mod translations;
 

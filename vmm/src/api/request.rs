@@ -1,5 +1,6 @@
 //! What a client may ask, and what it is told.
 
+use api_client::types::requests::VmResizeDisk;
 use api_client::types::{FtFailoverConfig, FtReceiveConfig, FtStartConfig, VmConfig};
 use serde_json::Value;
 
@@ -35,6 +36,8 @@ pub enum Request {
     VmInfo,
     /// `vm.counters`.
     VmCounters,
+    /// `vm.resize-disk`.
+    VmResizeDisk(VmResizeDisk),
     /// `vm.ft-receive`, checked.
     FtReceive(FtReceiveConfig),
     /// `vm.ft-start`, checked.
@@ -67,6 +70,7 @@ impl Request {
             Self::VmNmi => Call::VmNmi,
             Self::VmInfo => Call::VmInfo,
             Self::VmCounters => Call::VmCounters,
+            Self::VmResizeDisk(_) => Call::VmResizeDisk,
             Self::FtReceive(_) => Call::FtReceive,
             Self::FtStart(_) => Call::FtStart,
             Self::FtStatus => Call::FtStatus,

@@ -9,7 +9,7 @@ use api_client::types::devices::{
 };
 use api_client::types::requests::{
     ReceiveMigrationConfig, RestoreConfig, SendMigrationConfig, VmRemoveDevice, VmResize,
-    VmResizeDisk, VmResizeZone, VmSnapshotConfig,
+    VmResizeZone, VmSnapshotConfig,
 };
 use serde::de::DeserializeOwned;
 
@@ -96,6 +96,9 @@ const ENDPOINTS: &[Endpoint] = &[
     put("vm.reboot", || Request::VmReboot),
     put("vm.power-button", || Request::VmPowerButton),
     put("vm.nmi", || Request::VmNmi),
+    put_json("vm.resize-disk", |body| {
+        Ok(Request::VmResizeDisk(json(body)?))
+    }),
     put_json("vm.ft-receive", |body| {
         let config = json(body)?;
         check_ft_receive(&config)
@@ -113,7 +116,6 @@ const ENDPOINTS: &[Endpoint] = &[
         Ok(Request::FtFailover(json(body)?))
     }),
     unsupported("vm.resize", no_fds::<VmResize>),
-    unsupported("vm.resize-disk", no_fds::<VmResizeDisk>),
     unsupported("vm.resize-zone", no_fds::<VmResizeZone>),
     unsupported("vm.remove-device", no_fds::<VmRemoveDevice>),
     unsupported("vm.add-device", |body| {
@@ -286,6 +288,11 @@ mod tests {
             ),
             ("vm.add-disk", r#"{"pith":"/d"}"#, "unknown field `pith`"),
             ("vm.ft-failover", r#"{"planned":1}"#, "invalid type"),
+            (
+                "vm.resize-disk",
+                r#"{"id":"d"}"#,
+                "missing field `desired_size`",
+            ),
             (
                 "vm.ft-start",
                 r#"{"destination_url":"tcp:h:1"}"#,

@@ -37,6 +37,8 @@ pub enum Call {
     VmInfo,
     /// `vm.counters`.
     VmCounters,
+    /// `vm.resize-disk`.
+    VmResizeDisk,
     /// `vm.ft-receive`.
     FtReceive,
     /// `vm.ft-start`.
@@ -67,6 +69,7 @@ impl Call {
             Self::VmNmi => "The VM could not be sent an NMI",
             Self::VmInfo => "The VM info is not available",
             Self::VmCounters => "The VM counters are not available",
+            Self::VmResizeDisk => "The disk could not be resized",
             Self::FtReceive => "The VMM could not become a backup",
             Self::FtStart => "The VM could not be protected",
             Self::FtStatus => "The protection's status is not available",
@@ -130,6 +133,8 @@ pub fn permit(call: Call, phase: Phase, protection: Protection) -> Result<(), Ap
         Call::VmmShutdown => refuse_if(phase == Phase::Migrating, 500, "VM is migrating"),
         Call::FtReceive => ft_receive(phase),
         Call::FtStart => ft_start(phase, protection),
+        // A pause is the primary's own: its backup would run on.
+        Call::FtFailover if phase == Phase::Paused => refuse(409, "VM is paused: resume it first"),
         Call::FtStop | Call::FtFailover => ft_change(phase, protection),
         _ => on_vm(call, phase),
     };
@@ -159,6 +164,7 @@ fn on_vm(call: Call, phase: Phase) -> Result<(), Refusal> {
         (Call::VmBoot, Phase::Nothing) => refuse(404, "VM config is missing"),
         (Call::VmBoot, Phase::Created) => Ok(()),
         (Call::VmBoot, _) => refuse(500, "VM is already created"),
+        (Call::VmResizeDisk, Phase::Nothing) => refuse(404, "VM is not created"),
         (Call::VmReboot, Phase::Nothing | Phase::Created) => refuse(404, "VM is not created"),
         (_, Phase::Nothing | Phase::Created) => refuse(500, "VM is not running"),
         (Call::VmPause, Phase::Paused) => Err((500, transition("pause", VmState::Paused))),
@@ -272,6 +278,7 @@ mod tests {
             (Call::VmCounters, [500, 500, 204, 204, 500, 409]),
             (Call::VmNmi, [500, 500, 204, 204, 500, 409]),
             (Call::VmPowerButton, [500, 500, 204, 204, 500, 409]),
+            (Call::VmResizeDisk, [404, 500, 204, 204, 500, 409]),
             (Call::FtReceive, [204, 409, 409, 409, 409, 409]),
             (Call::FtStart, [404, 409, 204, 204, 409, 409]),
             (Call::FtStatus, [204, 204, 204, 204, 204, 204]),
@@ -289,7 +296,8 @@ mod tests {
         for protection in [Protection::Starting, Protection::Active] {
             assert_eq!(status(Call::FtStart, Phase::Running, protection), 409);
             assert_eq!(status(Call::FtStop, Phase::Running, protection), 204);
-            assert_eq!(status(Call::FtFailover, Phase::Paused, protection), 204);
+            assert_eq!(status(Call::FtFailover, Phase::Running, protection), 204);
+            assert_eq!(status(Call::FtFailover, Phase::Paused, protection), 409);
             assert_eq!(status(Call::VmPause, Phase::Running, protection), 204);
         }
     }

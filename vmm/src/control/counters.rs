@@ -11,11 +11,10 @@ use std::collections::BTreeMap;
 use api_client::types::ConsoleMode;
 
 use super::{Control, ControlError};
+use crate::host::devices::SERIAL_NAME;
 use crate::vm::{Counters, SerialCounters, VmStatus};
 
 const OPERATION: &str = "The VM counters are not available";
-/// The serial port's name.
-const SERIAL: &str = "__serial";
 /// The processor's name.
 const VCPU: &str = "__vcpu0";
 
@@ -33,7 +32,7 @@ fn counters(status: &VmStatus, has_serial: bool) -> BTreeMap<String, Counters> {
             ("rx_dropped_bytes", dropped_bytes),
             ("tx_bytes", sent_bytes),
         ]);
-        devices.insert(SERIAL.to_owned(), serial);
+        devices.insert(SERIAL_NAME.to_owned(), serial);
     }
     let vcpu = Counters::from([("instructions", status.logical_time)]);
     devices.insert(VCPU.to_owned(), vcpu);
@@ -81,6 +80,7 @@ mod tests {
                 sent_bytes: 5,
             },
             devices: BTreeMap::from([("_disk0".to_owned(), Counters::from([("read_ops", 4)]))]),
+            places: BTreeMap::new(),
         }
     }
 

@@ -11,9 +11,11 @@
 
 mod counters;
 mod error;
+mod info;
 mod protect;
 mod receive;
 mod requests;
+mod resize;
 
 use std::fs::File;
 use std::io::Read;
@@ -21,7 +23,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use api_client::types::{HypervisorChoice, VmConfig, VmInfo, VmState};
+use api_client::types::{HypervisorChoice, VmConfig};
 use ft::event::ControlOp;
 use ft::status::{End, FtEvent};
 use hypervisor::Hypervisor;
@@ -395,37 +397,6 @@ impl Control {
         }
     }
 
-    /// `vm.info`.
-    ///
-    /// # Errors
-    /// When there is no VM.
-    pub fn info(&self) -> Result<VmInfo, ControlError> {
-        let (config, state) = {
-            let state = self.lock();
-            let config = state.config.clone().ok_or_else(|| {
-                ControlError::new(
-                    404,
-                    "The VM info is not available",
-                    vec!["VM is not created".to_owned()],
-                )
-            })?;
-            let vm_state = match &state.running {
-                Some(Running { ended: Some(_), .. }) => VmState::Shutdown,
-                Some(Running { paused: true, .. }) => VmState::Paused,
-                Some(_) => VmState::Running,
-                None => VmState::Created,
-            };
-            (config, vm_state)
-        };
-        let memory_actual_size = config.memory.size;
-        Ok(VmInfo {
-            config,
-            state,
-            memory_actual_size,
-            device_tree: None,
-        })
-    }
-
     /// What the machine's thread reports.
     fn heard(&self, event: VmEvent) {
         match event {
@@ -510,6 +481,7 @@ impl Control {
             }
             FtEvent::Demoted { .. } => {
                 running.live = false;
+                running.paused = false;
                 running.protection = Protection::None;
             }
             FtEvent::StartFailed { .. }

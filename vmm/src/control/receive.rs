@@ -51,6 +51,7 @@ struct Make {
 impl Make {
     /// The machine that the primary describes, and the host side of its devices.
     fn machine(&self, config: MachineConfig, described: &[u8]) -> Result<Built, BuildError> {
+        config.check()?;
         let malformed = |_| BuildError::Description("the VM's configuration is malformed".into());
         let vm: Option<VmConfig> = serde_json::from_slice(described).map_err(malformed)?;
         let mut vm =

@@ -47,6 +47,7 @@ impl Control {
             Request::VmNmi => self.operate(ControlOp::Nmi, "The NMI could not be raised")?,
             Request::VmInfo => return json(self.info()?),
             Request::VmCounters => return Ok(Answer::Json(self.counters()?)),
+            Request::VmResizeDisk(request) => self.resize_disk(&request)?,
             Request::FtReceive(request) => self.ft_receive(&request)?,
             Request::FtStart(request) => self.ft_start(&request)?,
             Request::FtStatus => return Ok(Answer::Json(self.ft_status()?)),

@@ -36,6 +36,10 @@ const CONSOLE: ConsoleConfig = ConsoleConfig {
     columns: 80,
     rows: 25,
 };
+/// The serial port's name.
+pub const SERIAL_NAME: &str = "__serial";
+/// The virtio console's name.
+pub const CONSOLE_NAME: &str = "__console";
 /// Bytes of a logical block.
 const BLOCK_SIZE: u32 = 512;
 
@@ -122,7 +126,9 @@ fn open_or_make(
     disk: &DiskSettings,
     size: u64,
 ) -> Result<Arc<dyn DiskImage>, Box<dyn std::error::Error + Send + Sync>> {
-    let target = &disk.target;
+    // A guest may not write to a read-only disk, but the clone has to.
+    let mut target = disk.target.clone();
+    target.read_only = false;
     if !target.path.exists() {
         let file = OpenOptions::new()
             .write(true)
@@ -130,14 +136,9 @@ fn open_or_make(
             .open(&target.path);
         let made = file.and_then(|file| file.set_len(size));
         made.map_err(|error| format!("cannot make image {}: {error}", target.path.display()))?;
-        let mut plain = target.clone();
-        plain.format = Some(ImageFormat::Raw);
-        return Ok(open(&plain)?);
+        target.format = Some(ImageFormat::Raw);
     }
-    // A guest may not write to a read-only disk, but the clone has to.
-    let mut writable = target.clone();
-    writable.read_only = false;
-    Ok(open(&writable)?)
+    Ok(open(&target)?)
 }
 
 /// What the guest is to see of each device. `recorded` machines have no disks of their own.
@@ -278,7 +279,7 @@ impl HostDevices {
         if let Some(serial) = &mut self.serial
             && let Err(error) = serial.activate()
         {
-            errors.push(failed("__serial")(Box::new(error)));
+            errors.push(failed(SERIAL_NAME)(Box::new(error)));
         }
         let devices = self.settings.iter().zip(&mut self.virtio).enumerate();
         for (index, (device, host)) in devices {
@@ -370,6 +371,14 @@ impl HostSide for HostDevices {
             .collect()
     }
 
+    fn resize_disk(&mut self, device: usize, size: u64) -> Result<(), String> {
+        let Some(VirtioHost::Disk(disk)) = self.virtio.get(device) else {
+            return Err(format!("device {device} is no disk"));
+        };
+        disk.resize(size, self.ports[device].clone())
+            .map_err(|error| error.to_string())
+    }
+
     fn leave(&mut self) {
         let mut images = BTreeMap::new();
         let old = std::mem::take(&mut self.virtio);
@@ -395,6 +404,25 @@ impl HostSide for HostDevices {
         });
         counted.collect()
     }
+
+    fn places(&self) -> BTreeMap<String, String> {
+        let devices = self.settings.iter().zip(&self.virtio);
+        let virtio = devices.filter_map(|(device, host)| {
+            let place = match host {
+                VirtioHost::Net(tap) => tap.name().map(str::to_owned),
+                VirtioHost::Console(console) => pty_of(console),
+                _ => None,
+            };
+            Some((device.id.clone(), place?))
+        });
+        let serial = self.serial.as_ref().and_then(pty_of);
+        let serial = serial.map(|path| (SERIAL_NAME.to_owned(), path));
+        virtio.chain(serial).collect()
+    }
+}
+
+fn pty_of(host: &SerialHost) -> Option<String> {
+    host.pty_path().map(|path| path.display().to_string())
 }
 
 /// As the interface has them; times in microseconds, zero before the first operation.

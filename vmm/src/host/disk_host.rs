@@ -8,7 +8,7 @@ use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest};
 use devices::virtio::input::VirtioInput;
 use devices::virtio::payload::Payload;
 
-use super::disk::{DiskError, DiskImage, DiskQueue, DiskTarget, Done, open};
+use super::disk::{DiskError, DiskImage, DiskQueue, DiskTarget, Done, SECTOR_SIZE, open};
 use crate::machine::DiskMode;
 use crate::vm::Port;
 
@@ -91,6 +91,9 @@ pub enum DiskHostError {
     /// The host has no thread for it.
     #[error("cannot serve the disk")]
     Thread(#[from] std::io::Error),
+    /// It is not open.
+    #[error("the disk's image is not open")]
+    Inactive,
 }
 
 /// The host side of a disk.
@@ -160,6 +163,22 @@ impl DiskHost {
             }
             None => answer(port, self.mode, request.id, Err(BlockIoError::Io)),
         }
+    }
+
+    /// Gives the image another size, behind the requests that were handed in; what came of it goes
+    /// to `port`.
+    ///
+    /// # Errors
+    /// When the disk is not served here.
+    pub fn resize(&self, size: u64, port: Port) -> Result<(), DiskHostError> {
+        let (Some(image), Some(queue)) = (self.image.clone(), &self.queue) else {
+            return Err(DiskHostError::Inactive);
+        };
+        queue.alone(move || {
+            let resized = image.resize(size);
+            port.resized(resized.map(|()| size / SECTOR_SIZE));
+        });
+        Ok(())
     }
 
     /// The image, if it is open.

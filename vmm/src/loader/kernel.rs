@@ -285,27 +285,4 @@ fn pvh_entry(bytes: &[u8]) -> Result<Option<u64>, KernelError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_kernel_is_refused_by_what_it_starts_with() {
-        let error = Kernel::parse(b"#!/bin/sh\necho").unwrap_err();
-        assert!(error.to_string().contains("23 21 2f 62"), "{error}");
-        assert!(Kernel::parse(b"").is_err());
-        assert!(Kernel::parse(b"\x7fELF").is_err());
-    }
-
-    #[test]
-    fn lz4_legacy_frames_unpack_and_leave_the_size_over() {
-        let text = vec![7u8; 100_000];
-        let packed = lz4_flex::block::compress(&text);
-        let mut frame = vec![0x02, 0x21, 0x4c, 0x18];
-        frame.extend((packed.len() as u32).to_le_bytes());
-        frame.extend(&packed);
-        frame.extend((text.len() as u32).to_le_bytes());
-        assert_eq!(unpack(&frame).unwrap(), text);
-        frame.truncate(20);
-        assert!(unpack(&frame).is_err());
-    }
-}
+mod tests;

@@ -2,10 +2,13 @@
 //! same one.
 
 use devices::virtio::any::VirtioConfig;
+use devices::virtio::block::SECTOR_SIZE;
 use ft::event::DeviceId;
+use ft::machine::PAGE_SIZE;
 use serde::{Deserialize, Serialize};
 
 use super::boot_image::MOST_PAGES;
+use super::disks::MOST_DISK_BYTES;
 
 /// The serial port, as a source of inputs and outputs.
 pub const SERIAL: DeviceId = DeviceId(1);
@@ -13,6 +16,8 @@ pub const SERIAL: DeviceId = DeviceId(1);
 pub const DEBUG_CONSOLE: DeviceId = DeviceId(2);
 /// The first virtio device; the others follow in the order of the configuration.
 const FIRST_VIRTIO: u16 = 16;
+/// Most bytes of memory: what the guest's memory can hold at all.
+const MOST_MEMORY: u64 = 1 << 44;
 /// Most virtio devices of a machine: the slots of a bus without the host bridge.
 pub const MOST_VIRTIO: usize = 31;
 
@@ -49,11 +54,39 @@ pub struct VirtioSpec {
 }
 
 impl VirtioSpec {
-    /// Bytes of the contents that are a part of the machine's state.
+    /// Bytes of the contents that are a part of the machine's state; as many as there can be for
+    /// a disk that [`MachineConfig::check`] refuses.
     pub fn replicated_bytes(&self) -> Option<u64> {
         match (&self.config, self.disk) {
-            (VirtioConfig::Block(block), DiskMode::Replicated) => Some(block.sectors * 512),
+            (VirtioConfig::Block(block), DiskMode::Replicated) => {
+                Some(block.sectors.saturating_mul(SECTOR_SIZE))
+            }
             _ => None,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match &self.config {
+            VirtioConfig::Block(block) if !block.is_valid() => {
+                Err(format!("a disk has blocks of {} bytes", block.block_size))
+            }
+            VirtioConfig::Block(block) => {
+                let most = match self.disk {
+                    DiskMode::Replicated => MOST_DISK_BYTES,
+                    DiskMode::Outside => i64::MAX as u64,
+                };
+                if block.sectors > most / SECTOR_SIZE {
+                    let sectors = block.sectors;
+                    return Err(format!(
+                        "a disk has {sectors} sectors, {most} bytes can be had"
+                    ));
+                }
+                Ok(())
+            }
+            VirtioConfig::Net(net) if !net.is_valid() => {
+                Err(format!("a network card has the MTU {:?}", net.mtu))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -73,7 +106,41 @@ pub struct MachineConfig {
     pub virtio: Vec<VirtioSpec>,
 }
 
+/// Why there can be no such machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the machine cannot be made: {0}")]
+pub struct MachineConfigError(String);
+
 impl MachineConfig {
+    /// Refuses what no machine can consist of, before anything is made of it. Whether the host has
+    /// as much memory is another question.
+    ///
+    /// # Errors
+    /// The first thing that cannot be had.
+    pub fn check(&self) -> Result<(), MachineConfigError> {
+        let refused = |text: String| Err(MachineConfigError(text));
+        let size = self.memory_size;
+        if size == 0 || !size.is_multiple_of(PAGE_SIZE as u64) || size > MOST_MEMORY {
+            return refused(format!("it has {size} bytes of memory"));
+        }
+        if self.boot_pages > MOST_PAGES {
+            let count = self.boot_pages;
+            return refused(format!(
+                "its boot files have {count} pages, {MOST_PAGES} can be had"
+            ));
+        }
+        if self.virtio.len() > MOST_VIRTIO {
+            let count = self.virtio.len();
+            return refused(format!(
+                "it has {count} virtio devices, {MOST_VIRTIO} can be had"
+            ));
+        }
+        let mut devices = self.virtio.iter();
+        devices
+            .try_for_each(VirtioSpec::check)
+            .map_err(MachineConfigError)
+    }
+
     /// The words of a fingerprint that tell of this configuration. The virtio devices are their
     /// encoding in hexadecimal, of two digits for none.
     pub fn fingerprint(&self) -> String {
@@ -97,13 +164,10 @@ impl MachineConfig {
             memory_size: word("memory")?.parse().ok()?,
             serial: word("serial")?.parse().ok()?,
             start_seconds: 0,
-            boot_pages: word("boot-pages")?
-                .parse()
-                .ok()
-                .filter(|&n| n <= MOST_PAGES)?,
+            boot_pages: word("boot-pages")?.parse().ok()?,
             virtio,
         };
-        (config.virtio.len() <= MOST_VIRTIO).then_some(config)
+        config.check().is_ok().then_some(config)
     }
 }
 
@@ -121,7 +185,10 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::{BuildError, DiskStores, VirtualMachine};
     use devices::virtio::block::BlockConfig;
+    use devices::virtio::net::NetConfig;
+    use hypervisor::software::SoftwareHypervisor;
 
     #[test]
     fn a_fingerprint_tells_what_the_machine_consists_of() {
@@ -155,6 +222,74 @@ mod tests {
     }
 
     #[test]
+    fn machines_that_cannot_be_are_refused_before_anything_is_made_of_them() {
+        let block = |sectors, block_size, disk| VirtioSpec {
+            config: VirtioConfig::Block(BlockConfig {
+                sectors,
+                read_only: false,
+                block_size,
+                serial: BlockConfig::serial_of("disk"),
+            }),
+            disk,
+        };
+        let net = VirtioSpec {
+            config: VirtioConfig::Net(NetConfig {
+                mac: [2; 6],
+                mtu: Some(67),
+                offload: true,
+                udp_fragmentation: false,
+            }),
+            disk: DiskMode::Outside,
+        };
+        let good = MachineConfig {
+            memory_size: 1 << 20,
+            serial: true,
+            start_seconds: 0,
+            boot_pages: 0,
+            virtio: vec![block(8, 512, DiskMode::Replicated)],
+        };
+        good.check().unwrap();
+        let with = |change: &dyn Fn(&mut MachineConfig)| {
+            let mut config = good.clone();
+            change(&mut config);
+            config
+        };
+        let devices = |spec: VirtioSpec| with(&|config| config.virtio = vec![spec]);
+        let (own, shared) = (DiskMode::Replicated, DiskMode::Outside);
+        for (config, text) in [
+            (with(&|config| config.memory_size = 0), "memory"),
+            (with(&|config| config.memory_size = 5000), "memory"),
+            (
+                with(&|config| config.memory_size = !4095),
+                "memory",
+            ),
+            (
+                with(&|config| config.boot_pages = MOST_PAGES + 1),
+                "boot files",
+            ),
+            (with(&|config| config.boot_pages = u64::MAX), "boot files"),
+            (
+                with(&|config| config.virtio = vec![net; 32]),
+                "virtio devices",
+            ),
+            (devices(block(u64::MAX, 512, own)), "sectors"),
+            (
+                devices(block((MOST_DISK_BYTES >> 9) + 1, 512, own)),
+                "sectors",
+            ),
+            (devices(block(u64::MAX, 512, shared)), "sectors"),
+            (devices(block(8, 3, shared)), "blocks of 3 bytes"),
+            (devices(net), "MTU"),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+            // Nor does anything abort on the way there.
+            let made = VirtualMachine::blank(config, DiskStores::new(), &SoftwareHypervisor);
+            assert!(matches!(made, Err(BuildError::Config(_))), "{text}");
+        }
+    }
+
+    #[test]
     fn damaged_fingerprints_make_no_machine() {
         let good = "memory 4096 serial true boot-pages 0 virtio 00";
         assert!(MachineConfig::from_fingerprint(good).is_some());
@@ -162,6 +297,8 @@ mod tests {
             ("4096", "x"),
             ("virtio 00", "virtio 0"),
             ("virtio 00", "virtio 7f"),
+            ("boot-pages 0", "boot-pages 300000"),
+            ("memory 4096", "memory 18446744073709547520"),
         ] {
             let bad = good.replace(from, to);
             assert!(MachineConfig::from_fingerprint(&bad).is_none(), "{bad}");

@@ -26,6 +26,9 @@ use ft::machine::{PAGE_SIZE, Page, ZERO_PAGE};
 
 use super::page_set::PageSet;
 
+/// Most bytes of a disk that is a part of its machine: there are two bits for each of its pages.
+pub const MOST_DISK_BYTES: u64 = 4 << 40;
+
 /// Digest of a page that a request under way may change.
 const UNDECIDED: u64 = 0;
 
@@ -63,6 +66,8 @@ pub trait DiskStore: Send {
 /// One disk and its place among the machine's pages.
 struct Disk {
     store: Box<dyn DiskStore>,
+    /// Bytes that the machine's disk has. Its image can have another size already.
+    size: u64,
     /// Pages before its own, counted from the first disk's first.
     first: u64,
     written: PageSet,
@@ -74,15 +79,39 @@ struct Disk {
 
 impl Disk {
     fn page_count(&self) -> u64 {
-        self.store.size().div_ceil(PAGE_SIZE as u64)
+        self.size.div_ceil(PAGE_SIZE as u64)
     }
 
     /// Offset and length of a page; the last one may be a part.
     fn span(&self, page: u64) -> (u64, usize) {
         let offset = page * PAGE_SIZE as u64;
-        let len = (self.store.size() - offset).min(PAGE_SIZE as u64);
+        let len = (self.size - offset).min(PAGE_SIZE as u64);
         (offset, len as usize)
     }
+
+    /// Takes over the size of the image. The page in which the shorter one ends is another now.
+    fn resize(&mut self, size: u64) {
+        let end = self.size.min(size);
+        self.size = size;
+        let count = self.page_count();
+        self.written.resize(count);
+        self.zeroed.resize(count);
+        if !end.is_multiple_of(PAGE_SIZE as u64) {
+            self.written.insert(end / PAGE_SIZE as u64);
+        }
+        for page in end.div_ceil(PAGE_SIZE as u64)..count {
+            self.written.insert(page);
+        }
+    }
+}
+
+/// Why a disk cannot have another size.
+#[derive(Debug, thiserror::Error)]
+#[error("the disk of device {device} cannot have {sectors} sectors: its image has {found} bytes")]
+pub struct DiskResizeError {
+    device: usize,
+    sectors: u64,
+    found: u64,
 }
 
 /// The disks of a machine whose contents are a part of it, by the index of the device.
@@ -103,24 +132,56 @@ fn pages_of(request: &BlockRequest) -> Range<u64> {
 impl Disks {
     /// Disks over these stores.
     pub fn new(stores: BTreeMap<usize, Box<dyn DiskStore>>) -> Self {
-        let mut first = 0;
         let disks = stores.into_iter().map(|(device, store)| {
-            let mut disk = Disk {
+            let size = store.size();
+            let count = size.div_ceil(PAGE_SIZE as u64);
+            let disk = Disk {
                 store,
-                first,
-                written: PageSet::default(),
-                zeroed: PageSet::default(),
+                size,
+                first: 0,
+                written: PageSet::new(count),
+                zeroed: PageSet::new(count),
                 done: BTreeMap::new(),
             };
-            disk.written = PageSet::new(disk.page_count());
-            disk.zeroed = PageSet::new(disk.page_count());
-            first += disk.page_count();
             (device, disk)
         });
-        Self {
+        let mut disks = Self {
             disks: disks.collect(),
             failure: None,
+        };
+        disks.number();
+        disks
+    }
+
+    /// Gives the disks their places, one behind another.
+    fn number(&mut self) {
+        let mut first = 0;
+        for disk in self.disks.values_mut() {
+            disk.first = first;
+            first += disk.page_count();
         }
+    }
+
+    /// A disk has another size; its image has it already. Nobody may have page numbers of before:
+    /// only a machine without a backup resizes its own disks. Those of others are passed over.
+    ///
+    /// # Errors
+    /// The image here has not that size.
+    pub fn resize(&mut self, device: usize, sectors: u64) -> Result<(), DiskResizeError> {
+        let Some(disk) = self.disks.get_mut(&device) else {
+            return Ok(());
+        };
+        let found = disk.store.size();
+        if sectors.checked_mul(SECTOR_SIZE) != Some(found) || found > MOST_DISK_BYTES {
+            return Err(DiskResizeError {
+                device,
+                sectors,
+                found,
+            });
+        }
+        disk.resize(found);
+        self.number();
+        Ok(())
     }
 
     /// Pages of all disks.
@@ -226,7 +287,7 @@ impl Disks {
     }
 
     /// Digest of a page. `under_way` are the requests of the page's device that are not complete.
-    pub fn page_digest<I: Iterator<Item = BlockRequest>>(
+    pub fn page_digest<'a, I: Iterator<Item = &'a BlockRequest>>(
         &self,
         page: u64,
         under_way: impl FnOnce(usize) -> I,
@@ -235,7 +296,7 @@ impl Disks {
             return UNDECIDED;
         };
         let mut changing = under_way(device).filter(|request| request.operation.modifies());
-        if changing.any(|request| pages_of(&request).contains(&index)) {
+        if changing.any(|request| pages_of(request).contains(&index)) {
             return UNDECIDED;
         }
         let mut bytes = ZERO_PAGE;
@@ -261,7 +322,7 @@ impl Disks {
         for (device, disk) in &self.disks {
             let ranges = disk.store.data_ranges().unwrap_or_else(|error| {
                 log::warn!("disk of device {device}: all of it counts as used: {error}");
-                std::iter::once(0..disk.store.size()).collect()
+                std::iter::once(0..disk.size).collect()
             });
             let mut next = 0;
             for range in ranges {

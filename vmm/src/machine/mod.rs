@@ -40,8 +40,8 @@ use self::disks::{DiskStore, Disks};
 use crate::loader::{self, LoadError, Payload, Platform};
 
 pub use self::config::{
-    DEBUG_CONSOLE, DiskMode, MOST_VIRTIO, MachineConfig, SERIAL, VirtioSpec, virtio_id,
-    virtio_index,
+    DEBUG_CONSOLE, DiskMode, MOST_VIRTIO, MachineConfig, MachineConfigError, SERIAL, VirtioSpec,
+    virtio_id, virtio_index,
 };
 pub use self::virtio::{DeviceInput, decode_disk_output};
 
@@ -63,6 +63,9 @@ pub enum BuildError {
     /// The boot files are too large, or not there.
     #[error("the boot files {0}")]
     BootFiles(&'static str),
+    /// There can be no such machine.
+    #[error(transparent)]
+    Config(#[from] MachineConfigError),
     /// What a primary said about its machine cannot be used.
     #[error("{0}")]
     Description(String),
@@ -147,6 +150,7 @@ impl VirtualMachine {
         stores: DiskStores,
         hypervisor: &dyn Hypervisor,
     ) -> Result<Self, BuildError> {
+        config.check()?;
         check_stores(&config, &stores)?;
         let memory = Arc::new(GuestMemory::new(config.memory_size)?);
         let mut vm = hypervisor.create_vm(memory.clone(), 1)?;

@@ -18,6 +18,15 @@ impl PageSet {
         }
     }
 
+    /// The same set with another bound; pages past it are gone.
+    pub fn resize(&mut self, page_count: u64) {
+        self.page_count = page_count;
+        self.words.resize(page_count.div_ceil(64) as usize, 0);
+        if let (Some(last), rest @ 1..) = (self.words.last_mut(), page_count % 64) {
+            *last &= (1 << rest) - 1;
+        }
+    }
+
     /// Puts a page in; one past the bound is left out.
     pub fn insert(&mut self, page: u64) {
         self.set(page, true);
@@ -73,6 +82,21 @@ mod tests {
         set.set(64, false);
         assert!(set.contains(63) && !set.contains(64) && !set.contains(5000));
         assert_eq!(set.take().collect::<Vec<_>>(), [3, 63, 199]);
+        assert_eq!(set.take().count(), 0);
+    }
+
+    #[test]
+    fn a_set_that_shrinks_loses_what_is_past_its_bound_for_good() {
+        let mut set = PageSet::new(200);
+        for page in [1, 64, 69, 70, 199] {
+            set.insert(page);
+        }
+        set.resize(70);
+        set.insert(70);
+        set.resize(300);
+        set.insert(299);
+        assert_eq!(set.take().collect::<Vec<_>>(), [1, 64, 69, 299]);
+        set.resize(0);
         assert_eq!(set.take().count(), 0);
     }
 }

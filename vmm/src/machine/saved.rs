@@ -9,6 +9,7 @@ use ft::time::{LogicalTime, PageNumber};
 use hypervisor::CpuState;
 use serde::{Deserialize, Serialize};
 
+use super::virtio::under_way;
 use super::{Place, VirtualMachine};
 
 const CPU: &str = "cpu";
@@ -231,7 +232,7 @@ impl Machine for VirtualMachine {
             Place::Boot(index) => ft::digest::of_page(self.boot.page(index)),
             Place::Disk(index) => self
                 .disks
-                .page_digest(index, |device| self.requests_under_way(device)),
+                .page_digest(index, |device| under_way(&self.board, device)),
         }
     }
 

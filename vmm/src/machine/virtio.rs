@@ -5,7 +5,7 @@
 //! host that the machine is live on and to nobody else, and is answered by an input: reads, work on
 //! disks of the machine's own, random bytes. A side that replays makes no requests.
 
-use devices::board::DeviceEvent;
+use devices::board::{Board, DeviceEvent};
 use devices::virtio::any::{AnyVirtio, VirtioConfig};
 use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest};
 use devices::virtio::event::VirtioEvent;
@@ -60,6 +60,15 @@ impl DeviceInput {
 /// If the bytes are none.
 pub fn decode_disk_output(payload: &[u8]) -> Result<BlockRequest, postcard::Error> {
     postcard::from_bytes(payload)
+}
+
+/// The requests of a disk that the host was given and that are not complete.
+pub(super) fn under_way(board: &Board, device: usize) -> impl Iterator<Item = &BlockRequest> {
+    let block = match board.virtio_device(device) {
+        Some(AnyVirtio::Block(block)) => Some(block),
+        _ => None,
+    };
+    block.into_iter().flat_map(|block| block.in_flight())
 }
 
 /// What a virtio device was told of by the machine's configuration.
@@ -125,6 +134,9 @@ impl VirtualMachine {
             DeviceInput::Virtio(input) => input,
             DeviceInput::DiskDone { id, result } => self.disk_done(index, id, result)?,
         };
+        if let VirtioInput::BlockResize { sectors } = input {
+            self.resize_disk(index, sectors)?;
+        }
         let now = self.virtual_time();
         let mut dma = Dma::new(&self.memory);
         let outcome = self.board.virtio_input(index, input, &mut dma, now);
@@ -148,24 +160,23 @@ impl VirtualMachine {
         if !self.disks.has(index) {
             return Err(refused("is no replicated disk"));
         }
-        let request = self
-            .requests_under_way(index)
+        let request = under_way(&self.board, index)
             .find(|request| request.id == id)
             .ok_or_else(|| refused(&format!("has no request {id} under way")))?;
-        let result = self.disks.complete(index, &request, result);
+        let result = self.disks.complete(index, request, result);
         Ok(VirtioInput::BlockCompletion { id, result })
     }
 
-    /// The requests of a disk that the host was given and that are not complete.
-    pub(super) fn requests_under_way(
-        &self,
-        device: usize,
-    ) -> impl Iterator<Item = BlockRequest> + use<'_> {
-        let block = match self.board.virtio_device(device) {
-            Some(AnyVirtio::Block(block)) => Some(block),
-            _ => None,
+    /// A disk has another size from now on, for whoever is to make this machine again as well.
+    fn resize_disk(&mut self, index: usize, sectors: u64) -> Result<(), MachineError> {
+        let VirtioConfig::Block(block) = &mut self.config.virtio[index].config else {
+            return Err(MachineError::new(format!("device {index} is no disk")));
         };
-        block.into_iter().flat_map(|block| block.in_flight())
+        self.disks
+            .resize(index, sectors)
+            .map_err(|error| MachineError::new(error.to_string()))?;
+        block.sectors = sectors;
+        Ok(())
     }
 
     /// Sorts what left the virtio devices into outputs and requests.

@@ -15,6 +15,7 @@
 mod connection;
 mod mailbox;
 mod offers;
+mod resize;
 mod thread;
 
 use std::collections::BTreeMap;
@@ -40,10 +41,18 @@ pub trait HostSide: Send {
     /// This side executes for real from now on: input may come, outputs will. Says what could not
     /// be opened.
     fn go_live(&mut self, live: &Live<'_>) -> Vec<String>;
+    /// Gives the image of a disk another size; what came of it is told through the disk's port.
+    ///
+    /// # Errors
+    /// When it cannot be begun.
+    fn resize_disk(&mut self, device: usize, size: u64) -> Result<(), String>;
     /// Another side executes from now on: nothing comes or goes here until it is live again.
     fn leave(&mut self);
     /// What the devices have done while the machine was live here, by their names.
     fn counters(&self) -> BTreeMap<String, Counters>;
+    /// What the host has chosen for devices while they are open, by their names: the path of a
+    /// pseudoterminal, the name of a tap.
+    fn places(&self) -> BTreeMap<String, String>;
 }
 
 /// Counters by their names.
@@ -111,6 +120,9 @@ pub enum VmError {
     /// The peer's address.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// A disk's image cannot have the size that it was to have.
+    #[error("the image cannot be resized")]
+    Resize(#[source] std::io::Error),
 }
 
 /// Asks the thread for something; the answer comes through the sender.
@@ -125,6 +137,8 @@ pub enum Command {
     StopProtection(Reply<()>),
     /// Swap roles with the backup.
     FailOver(Reply<()>),
+    /// Give the disk with this index another size, in bytes.
+    ResizeDisk(usize, u64, Reply<()>),
     /// How things stand.
     Status(Reply<Box<VmStatus>>),
     /// End the thread; the machine is lost.
@@ -165,6 +179,8 @@ pub struct VmStatus {
     pub serial: SerialCounters,
     /// What the virtio devices have done here.
     pub devices: BTreeMap<String, Counters>,
+    /// Where devices lead that the host has chosen a place for.
+    pub places: BTreeMap<String, String>,
 }
 
 /// Bytes of the serial port, counted while the machine executes for real here.
@@ -254,6 +270,15 @@ impl VmHandle {
     /// When the machine is not protected.
     pub fn fail_over(&self) -> Result<(), VmError> {
         self.ask(Command::FailOver)
+    }
+
+    /// Gives the disk with this index another size, in bytes; answered when the guest can see it,
+    /// or will as soon as it is resumed.
+    ///
+    /// # Errors
+    /// When the machine's protection does not allow it now, or the image cannot have that size.
+    pub fn resize_disk(&self, device: usize, size: u64) -> Result<(), VmError> {
+        self.ask(|reply| Command::ResizeDisk(device, size, reply))
     }
 
     /// How things stand.

@@ -10,6 +10,7 @@
 //! dropped.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,6 +22,7 @@ use ft::event::{Input, MAX_PAYLOAD};
 use ft::inbox::Inbox;
 
 use super::mailbox::{Mailbox, Message};
+use super::resize::Resizes;
 use super::{SerialCounters, Tenure};
 use crate::machine::{DeviceInput, SERIAL, VirtualMachine, virtio_id};
 
@@ -76,6 +78,11 @@ impl Port {
         self.send(HostInput::DiskDone { id, result }, INPUT_COST);
     }
 
+    /// Says that a disk's image has so many sectors now, or why it has not.
+    pub fn resized(&self, result: io::Result<u64>) {
+        self.send(HostInput::Resized(result), INPUT_COST);
+    }
+
     fn send(&self, input: HostInput, size: usize) {
         self.waiting.fetch_add(size, Ordering::Relaxed);
         self.mailbox.send(Message::Device(Offered {
@@ -97,6 +104,7 @@ enum HostInput {
         id: u64,
         result: Result<Payload, BlockIoError>,
     },
+    Resized(io::Result<u64>),
 }
 
 /// A part of what may wait at a port; given back when dropped.
@@ -140,6 +148,7 @@ pub(super) struct Offers {
     serial: VecDeque<u8>,
     serial_counters: SerialCounters,
     devices: BTreeMap<usize, VecDeque<(DeviceInput, usize, Option<Share>)>>,
+    resizes: Resizes,
 }
 
 impl Offers {
@@ -178,6 +187,13 @@ impl Offers {
                 let result = result.map(|data| machine.keep_disk_data(device, id, data));
                 (DeviceInput::DiskDone { id, result }, 0)
             }
+            HostInput::Resized(result) => match self.resizes.ended(device, result) {
+                Some(sectors) => {
+                    let input = VirtioInput::BlockResize { sectors };
+                    (DeviceInput::Virtio(input), 0)
+                }
+                None => return,
+            },
         };
         let queue = self.devices.entry(device).or_default();
         queue.push_back((input, len, Some(offered.share)));
@@ -189,9 +205,15 @@ impl Offers {
         queue.push_back((DeviceInput::Virtio(input), 0, None));
     }
 
+    /// Disks that are being resized.
+    pub(super) fn resizes(&mut self) -> &mut Resizes {
+        &mut self.resizes
+    }
+
     /// Forgets everything but the serial port's input: another host goes on with the machine.
     pub(super) fn clear_devices(&mut self) {
         self.devices.clear();
+        self.resizes.abandon();
     }
 
     /// Hands on what the machine has room for. The inbox is empty.

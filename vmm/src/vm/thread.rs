@@ -20,8 +20,8 @@ use rustix::event::{PollFd, PollFlags};
 use super::mailbox::{Mailbox, Message};
 use super::offers::Offers;
 use super::{
-    Builder, Built, Command, Connection, HostSide, Listener, Live, Protect, Start, VmError,
-    VmEvent, VmStatus,
+    Builder, Built, Command, Connection, HostSide, Listener, Live, Protect, Reply, Start, VmError,
+    VmEvent, VmStatus, resize,
 };
 use crate::control::causes;
 use crate::host::poll;
@@ -150,6 +150,9 @@ impl VmThread {
                 None => self.replica.tick(now),
             };
             self.build_machine();
+            if let Some(machine) = &self.machine {
+                self.offers.resizes().settle(machine.config(), self.paused);
+            }
             self.release();
             let all_sent = self.transmit();
             self.tell();
@@ -375,6 +378,7 @@ impl VmThread {
     /// Another host goes on with the machine.
     fn leave(&mut self) {
         self.mailbox.end_tenure();
+        self.paused = false;
         self.offers.clear_devices();
         self.inbox = Inbox::new(INBOX_BYTES);
         if let Some(host) = &mut self.host {
@@ -431,6 +435,7 @@ impl VmThread {
                 let begun = self.replica.fail_over();
                 let _ = reply.send(begun.map_err(|error| VmError::Refused(error.to_string())));
             }
+            Command::ResizeDisk(device, size, reply) => self.resize_disk(device, size, reply),
             Command::Status(reply) => {
                 let _ = reply.send(Ok(Box::new(self.status(now))));
             }
@@ -454,6 +459,8 @@ impl VmThread {
         let Some(machine) = &self.machine else {
             return Err(VmError::Refused("there is no machine yet".to_owned()));
         };
+        // What the backup is told of its machine would not hold.
+        self.offers.resizes().check_none()?;
         let fence = open_fence(&protect.parameters.fence)?;
         let mut config = postcard::to_allocvec(machine.config())
             .map_err(|error| VmError::Refused(error.to_string()))?;
@@ -463,6 +470,23 @@ impl VmThread {
             .map_err(|error| refused(&error))?;
         self.connect(protect.connection);
         Ok(())
+    }
+
+    fn resize_disk(&mut self, device: usize, size: u64, reply: Reply<()>) {
+        let protection = self.replica.state();
+        let (Some(machine), Some(host)) = (&self.machine, &mut self.host) else {
+            let _ = reply.send(Err(VmError::Refused("there is no machine yet".to_owned())));
+            return;
+        };
+        let begun = resize::check(machine.config(), device, protection)
+            .and_then(|()| self.offers.resizes().check_none())
+            .and_then(|()| host.resize_disk(device, size).map_err(VmError::Refused));
+        match begun {
+            Ok(()) => self.offers.resizes().begin(device, reply),
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
     }
 
     /// Whether the machine executes for real here; one that was fenced does not any more.
@@ -488,6 +512,11 @@ impl VmThread {
                 .host
                 .as_ref()
                 .map(|host| host.counters())
+                .unwrap_or_default(),
+            places: self
+                .host
+                .as_ref()
+                .map(|host| host.places())
                 .unwrap_or_default(),
         }
     }

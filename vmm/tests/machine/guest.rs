@@ -78,7 +78,7 @@ pub fn snapshot_or_skip() -> Option<&'static Snapshot> {
 }
 
 /// Where the guest's files are; they are made if they are not there.
-fn guest_folder() -> Result<PathBuf, String> {
+pub fn guest_folder() -> Result<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let folder =
         std::env::var_os("CHFT_GUESTS").map_or_else(|| root.join("target/guests"), PathBuf::from);

@@ -6,4 +6,5 @@ mod divergence;
 mod faulty;
 mod guest;
 mod pair;
+mod resize;
 mod translation;

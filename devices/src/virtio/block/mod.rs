@@ -97,7 +97,9 @@ impl BlockConfig {
         serial
     }
 
-    const fn is_valid(&self) -> bool {
+    /// Whether a disk can be like this.
+    #[must_use]
+    pub const fn is_valid(&self) -> bool {
         self.block_size.is_power_of_two() && self.block_size >= 512 && self.block_size <= 4096
     }
 }
@@ -198,9 +200,9 @@ impl Block {
 
     /// The requests that the host was given and did not complete, in order. Whoever takes over from
     /// a host that is gone issues them again.
-    pub fn in_flight(&self) -> impl Iterator<Item = BlockRequest> {
+    pub fn in_flight(&self) -> impl Iterator<Item = &BlockRequest> {
         let issued = self.state.in_flight.iter().filter(|entry| entry.issued);
-        issued.map(|entry| entry.request.clone())
+        issued.map(|entry| &entry.request)
     }
 
     fn is_full(&self) -> bool {

@@ -85,7 +85,9 @@ pub struct NetConfig {
 }
 
 impl NetConfig {
-    fn is_valid(&self) -> bool {
+    /// Whether a card can be like this.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
         self.mtu.is_none_or(|mtu| mtu >= MTU_MIN)
     }
 }

@@ -3,14 +3,33 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ft::fence::{Claim, Fence, FenceError, Verdict};
+use ft::fence::{Claim, ClaimKind, Fence, FenceError, Verdict};
 use ft::time::Generation;
 
 /// Claims so far, and which hosts cannot reach them.
 #[derive(Debug, Default)]
 pub struct Claims {
     latest: Option<Claim>,
+    reliefs: Vec<Generation>,
     unreachable: Vec<String>,
+    mute: Vec<String>,
+}
+
+impl Claims {
+    /// Makes a claim, if nothing stands in its way.
+    fn claim(&mut self, from: Generation, claim: &Claim) -> Verdict {
+        match &self.latest {
+            Some(latest) if latest == claim => Verdict::Won,
+            Some(latest) if latest.generation > from => Verdict::Lost(latest.clone()),
+            _ => {
+                self.latest = Some(claim.clone());
+                if claim.kind == ClaimKind::Relief {
+                    self.reliefs.push(claim.generation);
+                }
+                Verdict::Won
+            }
+        }
+    }
 }
 
 /// The storage behind the fences.
@@ -35,6 +54,20 @@ impl FenceStore {
         }
     }
 
+    /// Makes the fence report an error to a host after it has done what was asked, or not any more.
+    pub fn set_mute(&self, host: &str, mute: bool) {
+        let mut claims = self.lock();
+        claims.mute.retain(|name| name != host);
+        if mute {
+            claims.mute.push(host.to_owned());
+        }
+    }
+
+    /// Whether its answers do not come through to a host.
+    pub fn is_mute(&self, host: &str) -> bool {
+        self.lock().mute.iter().any(|name| name == host)
+    }
+
     /// Whether it fails for a host.
     pub fn is_unreachable(&self, host: &str) -> bool {
         self.lock().unreachable.iter().any(|name| name == host)
@@ -43,6 +76,11 @@ impl FenceStore {
     /// The latest claim.
     pub fn latest(&self) -> Option<Claim> {
         self.lock().latest.clone()
+    }
+
+    /// Whether a generation was claimed by a backup that relieves its primary.
+    pub fn is_relief(&self, generation: Generation) -> bool {
+        self.lock().reliefs.contains(&generation)
     }
 
     fn lock(&self) -> MutexGuard<'_, Claims> {
@@ -61,12 +99,15 @@ impl SharedFence {
         if !self.store.is_unreachable(&self.host) {
             return Ok(());
         }
-        let source = io::Error::from(io::ErrorKind::PermissionDenied);
-        Err(FenceError {
+        Err(self.error(action, io::ErrorKind::PermissionDenied))
+    }
+
+    fn error(&self, action: &'static str, kind: io::ErrorKind) -> FenceError {
+        FenceError {
             fence: self.describe(),
             action,
-            source,
-        })
+            source: io::Error::from(kind),
+        }
     }
 }
 
@@ -80,30 +121,13 @@ impl Fence for SharedFence {
         Ok(self.store.latest())
     }
 
-    fn claim(
-        &mut self,
-        from: Generation,
-        to: Generation,
-        owner: &str,
-    ) -> Result<Verdict, FenceError> {
+    fn claim(&mut self, from: Generation, claim: &Claim) -> Result<Verdict, FenceError> {
         self.reach("claim")?;
-        let mut claims = self.store.lock();
-        match &claims.latest {
-            Some(latest) if latest.generation > from => {
-                let ours = latest.generation == to && latest.owner == owner;
-                Ok(if ours {
-                    Verdict::Won
-                } else {
-                    Verdict::Lost(latest.clone())
-                })
-            }
-            _ => {
-                claims.latest = Some(Claim {
-                    generation: to,
-                    owner: owner.to_owned(),
-                });
-                Ok(Verdict::Won)
-            }
+        let verdict = self.store.lock().claim(from, claim);
+        // What the fence has done stands, whether or not its answer comes through.
+        if self.store.is_mute(&self.host) {
+            return Err(self.error("claim", io::ErrorKind::TimedOut));
         }
+        Ok(verdict)
     }
 }

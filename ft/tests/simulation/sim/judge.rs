@@ -1,13 +1,15 @@
 //! What must be true of a life at its end, and what is told of it.
 
+use ft::fence::{Claim, ClaimKind};
 use ft::log::Event;
 use ft::machine::Machine;
 use ft::status::{End, FtEvent, FtStatus};
-use ft::time::LogicalTime;
+use ft::time::{Generation, LogicalTime};
 
 use super::runner::{Life, Summary};
 use super::scenario::{Fault, MS};
 use super::toy::Toy;
+use super::wire::Damage;
 
 /// How far a clock may be off: the guest sleeps for up to four milliseconds.
 const ALLOWED_CLOCK_MS: i64 = 6;
@@ -23,6 +25,7 @@ impl Life {
         if summary.divergences > 0 && !self.flipped {
             return Err("the backup has diverged and nothing was damaged".into());
         }
+        self.judge_fenced()?;
         if self.powered_off {
             return Ok(summary);
         }
@@ -55,9 +58,29 @@ impl Life {
             && host.replica.state() != "fencing"
     }
 
+    /// Whoever relieves its peer is not live by itself: the peer does not halt because of it.
+    fn judge_fenced(&self) -> Result<(), String> {
+        for host in &self.hosts {
+            let pair = host.replica.generation();
+            let halted = host.events.iter().any(|event| {
+                matches!(event, FtEvent::Fenced { generation, .. }
+                    if *generation == pair.plus(1) && self.fences.is_relief(*generation))
+            });
+            if halted {
+                return Err(format!("{} has halted because of a relief", host.name));
+            }
+        }
+        Ok(())
+    }
+
     /// Nobody is live: that is right only if whoever could be is dead.
     fn judge_loss(&self) -> Result<(), String> {
-        let owner = self.fences.latest().map(|claim| claim.owner);
+        if self.was_covered && self.harms == 1 {
+            return Err("the machine is lost, although it was protected and one host died".into());
+        }
+        let latest = self.fences.latest();
+        let live = latest.filter(|claim| claim.kind == ClaimKind::Live);
+        let owner = live.map(|claim| claim.owner);
         for host in self.hosts.iter().filter(|host| !host.dead) {
             match host.replica.end() {
                 // Nothing of its primary's opening has come; it waits for longer than a life is.
@@ -88,7 +111,7 @@ impl Life {
         let host = &self.hosts[index];
         let status = host.status(now).ok_or("no status")?;
         if let Some(claim) = self.fences.latest()
-            && (claim.owner != host.name || claim.generation != status.generation)
+            && !allows(&claim, &host.name, status.generation)
         {
             let generation = status.generation;
             return Err(format!(
@@ -96,7 +119,7 @@ impl Life {
                 host.name
             ));
         }
-        if !self.world.forgiven && self.world.open_requests() > 0 {
+        if !self.world.forgiven && !self.may_be_held_up() && self.world.open_requests() > 0 {
             return Err(format!(
                 "{} requests have no answer",
                 self.world.open_requests()
@@ -107,6 +130,13 @@ impl Life {
             return Ok(());
         }
         self.judge_history(index)
+    }
+
+    /// A frame whose length was damaged holds up what is behind it until as many bytes have come,
+    /// or until the primary gives its backup up, which takes longer than a life is.
+    fn may_be_held_up(&self) -> bool {
+        let mut faults = self.scenario.faults.iter();
+        faults.any(|(_, fault)| matches!(fault, Fault::Damage(_, Damage::Flip)))
     }
 
     /// The survivor's clock shows the time since the machine was started, whoever ran it meanwhile.
@@ -120,6 +150,7 @@ impl Life {
             .faults
             .iter()
             .any(|(_, fault)| hinders(*fault));
+        let unhindered = unhindered && !self.may_be_held_up();
         let judged = unhindered && !self.rested && !self.world.forgiven;
         if judged && error_ms.abs() > allowed {
             return Err(format!("the survivor's clock is off by {error_ms} ms"));
@@ -135,15 +166,19 @@ impl Life {
         if status.state != "protected" {
             return Ok(());
         }
-        let follows = self
-            .hosts
-            .iter()
-            .any(|host| host.replica.state() == "replaying");
+        // Damage that nobody writes may be found at the very end.
+        let follows = self.hosts.iter().any(|host| {
+            let state = host.replica.state();
+            state == "replaying" || (self.flipped && state == "diverged")
+        });
         if !follows {
             return Err("the survivor says it is protected, and nobody replays".into());
         }
         let behind = status.lag.epochs > 10 && status.lag.ms > ALLOWED_LAG_MS;
-        if status.positions.epochs_verified == 0 || behind {
+        let behind = behind && !self.may_be_held_up();
+        // Damage that is found late may spoil every epoch of a guest that sleeps a lot.
+        let none_verified = status.positions.epochs_verified == 0 && !self.flipped;
+        if none_verified || behind {
             return Err(format!(
                 "the backup does not follow: {:?}",
                 status.positions
@@ -252,6 +287,14 @@ impl Life {
         lines.push(format!("fence: {:?}", self.fences.latest()));
         lines
     }
+}
+
+/// Whether the latest claim lets a host be live in this generation: it is the host's own, or a
+/// relief that came to nothing. A start that failed may have left a later one of the host's own.
+fn allows(claim: &Claim, host: &str, generation: Generation) -> bool {
+    let own = claim.owner == host && claim.generation >= generation;
+    let relief = claim.kind == ClaimKind::Relief && claim.generation == generation.plus(1);
+    own || relief
 }
 
 /// Whether a fault keeps a host from hearing of its peer in time.

@@ -88,6 +88,10 @@ pub struct Life {
     pub(super) powered_off: bool,
     pub(super) flipped: bool,
     pub(super) rested: bool,
+    /// Faults that can separate the sides or end one.
+    pub(super) harms: u64,
+    /// The first of them ended a host while the machine was said to be protected.
+    pub(super) was_covered: bool,
 }
 
 /// Something that ends again.
@@ -95,6 +99,7 @@ pub struct Life {
 enum Ending {
     Block(usize, Way),
     Fence(String),
+    Mute(String),
     Slow(usize),
     Rest(usize),
 }
@@ -151,6 +156,8 @@ impl Life {
             powered_off: false,
             flipped: false,
             rested: false,
+            harms: 0,
+            was_covered: false,
         }
     }
 
@@ -226,12 +233,18 @@ impl Life {
 
     /// When a host says that its machine is protected, its backup has the whole clone.
     fn check_promise(&self, index: usize, told: usize) -> Result<(), String> {
-        let said = self.hosts[index].events[told..]
-            .iter()
-            .any(|event| matches!(event, FtEvent::Protected { .. }));
-        // The backup that was asked last; it may have ended since.
-        let backup = self.hosts.last().filter(|host| !host.dead);
-        match backup.map(|host| host.replica.state()) {
+        let ours = self.hosts[index].replica.generation();
+        // What is told of an earlier protection was true when it happened.
+        let said = self.hosts[index].events[told..].iter().any(
+            |event| matches!(event, FtEvent::Protected { generation, .. } if *generation == ours),
+        );
+        // The one at the other end of its connection; it may have ended since.
+        let wire = self.hosts[index].wire.map(|(wire, _)| wire);
+        let backup = self.hosts.iter().enumerate().find(|(other, host)| {
+            let connected = host.wire.map(|(wire, _)| wire);
+            *other != index && !host.dead && wire.is_some() && connected == wire
+        });
+        match backup.map(|(_, host)| host.replica.state()) {
             Some(state @ ("listening" | "handshake" | "cloning")) if said => {
                 let name = &self.hosts[index].name;
                 Err(format!(
@@ -333,11 +346,29 @@ impl Life {
         match victim {
             Victim::Primary => primary,
             Victim::Backup => backup,
+            Victim::Host(index) => (self.hosts.len() > index).then_some(index),
+        }
+    }
+
+    /// Counts what can separate the sides or end one, and notes whether the machine has to live on.
+    fn note_harm(&mut self, fault: Fault) {
+        if !harms(fault) {
+            return;
+        }
+        self.harms += 1;
+        let ends_host = matches!(fault, Fault::Kill(_) | Fault::PowerLoss(_));
+        if ends_host && self.harms == 1 {
+            self.was_covered = self.hosts.iter().any(|host| {
+                let state = host.replica.state();
+                let covered = ["protected", "repairing", "draining for failover"];
+                host.replica.is_live() && (covered.contains(&state) || state == "handing over")
+            });
         }
     }
 
     /// Something goes wrong.
     fn strike(&mut self, fault: Fault) {
+        self.note_harm(fault);
         let now = self.now;
         let wire = self.wires.len().checked_sub(1);
         match fault {
@@ -394,6 +425,13 @@ impl Life {
                     self.ends.push((now + span, Ending::Fence(name)));
                 }
             }
+            Fault::FenceMute(victim, span) => {
+                if let Some(index) = self.victim(victim) {
+                    let name = self.hosts[index].name.clone();
+                    self.fences.set_mute(&name, true);
+                    self.ends.push((now + span, Ending::Mute(name)));
+                }
+            }
             Fault::Failover | Fault::Stop | Fault::Rest(_) | Fault::PowerOff => self.operate(fault),
         }
     }
@@ -447,6 +485,7 @@ impl Life {
         match ending {
             Ending::Block(wire, way) => self.wires[*wire].block(*way, false, self.now),
             Ending::Fence(name) => self.fences.set_unreachable(name, false),
+            Ending::Mute(name) => self.fences.set_mute(name, false),
             Ending::Slow(index) => self.hosts[*index].slowness = 1,
             Ending::Rest(index) => {
                 let host = &mut self.hosts[*index];
@@ -477,4 +516,20 @@ impl Life {
             damage(&mut host.machine, random);
         }
     }
+}
+
+/// Whether a fault can separate the sides or end one.
+fn harms(fault: Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Kill(_)
+            | Fault::PowerLoss(_)
+            | Fault::Pause(..)
+            | Fault::Close
+            | Fault::CloseWay(_)
+            | Fault::Block(..)
+            | Fault::Partition(_)
+            | Fault::Damage(..)
+            | Fault::FlipAndKill
+    )
 }

@@ -24,6 +24,8 @@ pub enum Victim {
     Primary,
     /// Its backup.
     Backup,
+    /// A host by its number, whatever it is.
+    Host(usize),
 }
 
 /// One thing that goes wrong, or that an operator does.
@@ -57,6 +59,8 @@ pub enum Fault {
     Slow(u64),
     /// The fence cannot be asked by one side, for so long.
     FenceFails(Victim, u64),
+    /// What the fence is asked is done, but one side gets an error for an answer, for so long.
+    FenceMute(Victim, u64),
     /// The operator asks for a failover.
     Failover,
     /// The operator ends protection.
@@ -136,16 +140,45 @@ impl Scenario {
             let at = random.between(PROTECT_AT, LAST_FAULT);
             faults.push((at, Fault::Kill(Victim::Primary)));
         }
+        // Drawn aside, so that what else a seed decides stays as it is.
+        let planned = planned_failover(&mut random.clone(), parameters.timeout_ms);
+        // One more outage leaves a guest that is busy as it is less time for its requests.
+        let least_ms = if planned.is_empty() { 0 } else { 4 };
+        faults.extend(planned);
         faults.sort_by_key(|(at, _)| *at);
         Self {
             parameters,
             latency_ns: random.between(10_000, 2_000_000),
             ns_per_instruction: random.between(3_000, 6_000),
             busy: random.pick(&[0, 1, 3, 10, 10, 40]),
-            request_every: random.between(2, 12) * MS,
+            request_every: random.between(2, 12).max(least_ms) * MS,
             protect_again: random.chance(60),
             faults,
         }
+    }
+}
+
+/// In some lives, a planned failover in the midst of which a host dies, or the fence stutters.
+fn planned_failover(random: &mut Random, timeout_ms: u64) -> Vec<(u64, Fault)> {
+    if !random.chance(25) {
+        return Vec::new();
+    }
+    let at = random.between(PROTECT_AT + 20 * MS, LAST_FAULT - 20 * MS);
+    let victim = Victim::Host(random.between(0, 1) as usize);
+    let within = random.pick(&[MS, 5 * MS, 20 * MS]);
+    let strike = (
+        at + random.between(0, within),
+        random.pick(&[Fault::Kill(victim), Fault::PowerLoss(victim)]),
+    );
+    let mute = (
+        at,
+        Fault::FenceMute(Victim::Backup, random.between(1, 2 * timeout_ms) * MS),
+    );
+    let failover = (at, Fault::Failover);
+    match random.between(0, 3) {
+        0 | 1 => vec![failover, strike],
+        2 => vec![mute, failover, strike],
+        _ => vec![mute, failover],
     }
 }
 

@@ -1,7 +1,8 @@
 //! Carries out requests on threads of its own, so that the guest does not wait for the host.
 //!
 //! Requests that are here at the same time may be carried out in any order: the device has not
-//! given out two of which the order would show.
+//! given out two of which the order would show. What concerns the image as a whole is done *alone*:
+//! behind all that was handed in before, whose completions are told by then, and before the rest.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,21 +21,46 @@ const THREADS: usize = 4;
 /// for each request; must not wait for the queue.
 pub type Done = Arc<dyn Fn(u64, Result<Payload, BlockIoError>) + Send + Sync>;
 
+/// Something to be done.
+enum Work {
+    Request(BlockRequest),
+    Alone(Box<dyn FnOnce() + Send>),
+}
+
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<BlockRequest>,
+    waiting: VecDeque<Work>,
     /// Requests whose completion was not told yet, and that no longer wait.
     running: usize,
+    /// Whether what runs must be the only one.
+    alone: bool,
     closed: bool,
 }
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// There is a request, or the end.
+    /// There is something to do, or the end.
     offered: Condvar,
     /// There is nothing in flight.
     idle: Condvar,
+}
+
+impl State {
+    /// The first in line, if it may begin now.
+    fn take(&mut self) -> Option<Work> {
+        let may_begin = match self.waiting.front()? {
+            Work::Request(_) => !self.alone,
+            Work::Alone(_) => self.running == 0,
+        };
+        if !may_begin {
+            return None;
+        }
+        let work = self.waiting.pop_front()?;
+        self.running += 1;
+        self.alone = matches!(work, Work::Alone(_));
+        Some(work)
+    }
 }
 
 impl Shared {
@@ -42,15 +68,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next request; `None` when there will be none.
-    fn next(&self) -> Option<BlockRequest> {
+    /// What is to be done next; `None` when there will be nothing.
+    fn next(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
-            if let Some(request) = state.waiting.pop_front() {
-                state.running += 1;
-                return Some(request);
+            if let Some(work) = state.take() {
+                return Some(work);
             }
-            if state.closed {
+            if state.closed && state.waiting.is_empty() {
                 return None;
             }
             state = wait(&self.offered, state);
@@ -60,8 +85,13 @@ impl Shared {
     fn finish_one(&self) {
         let mut state = self.lock();
         state.running -= 1;
-        if state.running == 0 && state.waiting.is_empty() {
-            self.idle.notify_all();
+        state.alone = false;
+        if state.running == 0 {
+            // Something may have waited to be alone, or others for its end.
+            self.offered.notify_all();
+            if state.waiting.is_empty() {
+                self.idle.notify_all();
+            }
         }
     }
 }
@@ -101,7 +131,16 @@ impl DiskQueue {
 
     /// Hands in a request. Never waits for the host.
     pub fn submit(&self, request: BlockRequest) {
-        self.shared.lock().waiting.push_back(request);
+        self.push(Work::Request(request));
+    }
+
+    /// Does something on a thread of the queue while no request is carried out. Never waits.
+    pub fn alone(&self, work: impl FnOnce() + Send + 'static) {
+        self.push(Work::Alone(Box::new(work)));
+    }
+
+    fn push(&self, work: Work) {
+        self.shared.lock().waiting.push_back(work);
         self.shared.offered.notify_one();
     }
 
@@ -134,9 +173,14 @@ fn serve(
     image: &dyn DiskImage,
     done: &(dyn Fn(u64, Result<Payload, BlockIoError>) + Send + Sync),
 ) {
-    while let Some(request) = shared.next() {
-        let result = execute(image, &request);
-        done(request.id, result);
+    while let Some(work) = shared.next() {
+        match work {
+            Work::Request(request) => {
+                let result = execute(image, &request);
+                done(request.id, result);
+            }
+            Work::Alone(work) => work(),
+        }
         shared.finish_one();
     }
 }

@@ -150,7 +150,7 @@ fn pages_under_a_request_have_one_digest_and_zeroed_ones_that_of_zeroes() {
     let (mut disks, _) = disks();
     let zero = ft::digest::of_page(&ZERO_PAGE);
     let write = request(1, BlockOperation::Write, 8, 4096, 3);
-    let under_way = |device: usize| (device == 1).then(|| write.clone()).into_iter();
+    let under_way = |device: usize| (device == 1).then_some(&write).into_iter();
     assert_eq!(disks.page_digest(1, under_way), UNDECIDED);
     assert_eq!(disks.page_digest(2, under_way), zero);
     assert_eq!(disks.page_digest(7, under_way), zero);
@@ -176,4 +176,50 @@ fn pages_of_all_disks_lie_behind_each_other_and_the_last_may_be_a_part() {
     assert!(back[..512] == [5; 512] && back[512..].iter().all(|byte| *byte == 0));
     assert_eq!(disks.take_written(), [5, 7]);
     assert!(disks.failure().is_none());
+}
+
+#[test]
+fn a_disk_that_is_resized_moves_the_pages_of_those_behind_it() {
+    let (mut disks, store) = disks();
+    disks.write_page(7, &[5; PAGE_SIZE]);
+    disks.take_written();
+    let refusal = disks.resize(1, 4).unwrap_err().to_string();
+    assert!(refusal.contains("20992 bytes"), "{refusal}");
+
+    // From five pages and a sector to seven pages and a sector.
+    store.bytes.lock().unwrap().resize(7 * PAGE_SIZE + 512, 0);
+    assert_eq!(disks.page_count(), 8);
+    disks.resize(1, 57).unwrap();
+    assert_eq!(disks.page_count(), 10);
+    assert_eq!(disks.take_written(), [5, 6, 7]);
+    let mut back = ZERO_PAGE;
+    disks.read_page(9, &mut back);
+    assert_eq!(back, [5; PAGE_SIZE]);
+    disks.write_page(7, &[6; PAGE_SIZE]);
+    assert_eq!(store.bytes.lock().unwrap()[7 * PAGE_SIZE..], [6; 512]);
+
+    // To one page and a sector.
+    disks.take_written();
+    store.bytes.lock().unwrap().truncate(PAGE_SIZE + 512);
+    disks.resize(1, 9).unwrap();
+    assert_eq!(disks.page_count(), 4);
+    assert_eq!(disks.take_written(), [1]);
+    disks.read_page(3, &mut back);
+    assert_eq!(back, [5; PAGE_SIZE]);
+    assert_eq!(disks.touched(), [2, 3]);
+    // A device that is no disk of the machine's own.
+    disks.resize(2, 100).unwrap();
+    assert!(disks.failure().is_none());
+}
+
+#[test]
+fn a_request_past_the_end_of_a_shrunk_disk_changes_no_page() {
+    let (mut disks, store) = disks();
+    let write = request(1, BlockOperation::Write, 40, 512, 1);
+    store.bytes.lock().unwrap().truncate(PAGE_SIZE);
+    disks.resize(1, 8).unwrap();
+    disks.take_written();
+    let failed = disks.complete(1, &write, Err(BlockIoError::Io));
+    assert_eq!(failed, Err(BlockIoError::Io));
+    assert!(disks.take_written().is_empty());
 }

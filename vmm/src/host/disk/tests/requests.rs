@@ -202,3 +202,34 @@ fn handing_in_does_not_wait_and_dropping_completes_everything() {
     drop(queue);
     assert_eq!(gate.0.lock().unwrap().1, 100);
 }
+
+#[test]
+fn what_is_done_alone_is_behind_what_came_before_and_before_what_comes_after() {
+    const COUNT: u64 = 200;
+    let scratch = Scratch::new();
+    let image = open(&scratch.raw("image", 1 << 20)).unwrap();
+    let (done, told) = completions();
+    let queue = DiskQueue::start(image.clone(), done.clone()).unwrap();
+    // Sector numbers name the requests; the others are told by numbers that no sector has.
+    for round in 0..4 {
+        for id in 0..COUNT {
+            let sector = round * COUNT + id;
+            queue.submit(request(BlockOperation::Write, sector, 512, &[1; 512]));
+        }
+        let done = done.clone();
+        queue.alone(move || done(u64::MAX - round, Ok(Payload::default())));
+    }
+    for round in 0..4 {
+        let mut ids: Vec<u64> = (0..COUNT).map(|_| told.recv().unwrap().0).collect();
+        ids.sort_unstable();
+        let expected: Vec<u64> = (round * COUNT..(round + 1) * COUNT).collect();
+        assert_eq!(ids, expected);
+        assert_eq!(told.recv().unwrap().0, u64::MAX - round);
+    }
+    let resized = image.clone();
+    queue.alone(move || resized.resize(512).unwrap());
+    queue.submit(request(BlockOperation::Read, 1, 512, &[]));
+    drop(queue);
+    assert_eq!(told.recv().unwrap(), (1, Err(BlockIoError::Io)));
+    assert_eq!(image.size(), 512);
+}

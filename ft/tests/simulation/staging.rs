@@ -1,0 +1,221 @@
+//! What a backup keeps for a primary is bounded, and what goes beyond is refused by name.
+
+use ft::codec::FieldWriter;
+use ft::digest::PageDigest;
+use ft::event::SyncPoint;
+use ft::fence::NoFence;
+use ft::inbox::Inbox;
+use ft::log::{Entry, EntryCoder, Event};
+use ft::machine::Machine;
+use ft::output::OutputLedger;
+use ft::parameters::Parameters;
+use ft::protocol::{Base, FrameEncoder, Hello, MachineFacts, Message, PROTOCOL_VERSION};
+use ft::record::Pace;
+use ft::replica::Replica;
+use ft::snapshot::write_sections;
+use ft::time::{Epoch, Generation, HostTime, LogPosition, PageNumber};
+
+use crate::sim::toy::{PAGES, Toy};
+
+/// A backup and the frames of a primary that keeps to no rules.
+struct Victim {
+    backup: Replica,
+    machine: Toy,
+    encoder: FrameEncoder,
+    now: HostTime,
+}
+
+impl Victim {
+    /// A backup that waits for its clone.
+    fn cloning() -> Self {
+        let now = HostTime(0);
+        let mut victim = Self {
+            backup: Replica::backup("two".into(), Pace::default(), now),
+            machine: Toy::new(3),
+            encoder: FrameEncoder::default(),
+            now,
+        };
+        victim.tell(&Message::Hello(Box::new(Hello {
+            version: PROTOCOL_VERSION,
+            facts: MachineFacts::of(&victim.machine),
+            generation: Generation(1),
+            parameters: Parameters::default(),
+            config: Vec::new(),
+        })));
+        let fence = Box::new(NoFence);
+        let accepted = victim.backup.accept(&victim.machine, fence, now);
+        accepted.expect("both machines are toys");
+        victim
+    }
+
+    /// A backup that has its clone.
+    fn replaying() -> Self {
+        let mut victim = Self::cloning();
+        let sections = victim.sections();
+        victim.tell(&sections);
+        victim.tell(&Message::CloneDone(Box::new(victim.base(0))));
+        victim.drive();
+        assert_eq!(victim.backup.state(), "replaying");
+        victim
+    }
+
+    /// A backup that has diverged: the epoch's digest is none that it can reach.
+    fn diverged() -> Self {
+        let mut victim = Self::replaying();
+        let mut log = FieldWriter::new();
+        let entry = Entry {
+            at: victim.machine.now(),
+            event: Event::EpochEnd {
+                root: 1,
+                parts: Vec::new(),
+            },
+        };
+        EntryCoder::new(entry.at, SyncPoint::start()).encode(&entry, &mut log);
+        victim.tell(&Message::Log(log.finish()));
+        victim.drive();
+        assert_eq!(victim.backup.state(), "diverged");
+        victim
+    }
+
+    fn sections(&self) -> Message {
+        let mut writer = FieldWriter::new();
+        write_sections(&mut writer, &self.machine.sections());
+        Message::Sections(writer.finish())
+    }
+
+    fn base(&self, position: u64) -> Base {
+        Base {
+            epoch: Epoch(0),
+            at: self.machine.now(),
+            position: LogPosition(position),
+            point: SyncPoint::start(),
+            ledger: OutputLedger::default(),
+            held: Vec::new(),
+        }
+    }
+
+    fn tell(&mut self, message: &Message) {
+        let (kind, payload) = message.encode();
+        let mut bytes = Vec::new();
+        let sealed = self
+            .encoder
+            .encode(kind, Generation(1), &payload, &mut bytes);
+        sealed.expect("the message fits into a frame");
+        self.backup.on_bytes(&bytes, self.now);
+    }
+
+    fn drive(&mut self) {
+        for _ in 0..4 {
+            let mut inbox = Inbox::new(1);
+            self.backup.drive(&mut self.machine, &mut inbox, self.now);
+        }
+    }
+
+    /// What the backup has told its primary to be wrong.
+    fn complaint(&mut self) -> String {
+        let mut told = Vec::new();
+        while let Some(bytes) = self.backup.poll_transmit(1 << 20) {
+            told.extend(bytes);
+        }
+        String::from_utf8_lossy(&told).into_owned()
+    }
+}
+
+#[test]
+fn pages_of_a_repair_that_nobody_asked_for_are_refused() {
+    let mut victim = Victim::replaying();
+    victim.tell(&Message::Pages(vec![0, 0]));
+    let told = victim.complaint();
+    assert!(
+        told.contains("message of kind 3 while the state is replaying"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_repair_of_too_many_bytes_or_batches_is_refused_with_the_bound() {
+    let mut victim = Victim::diverged();
+    for _ in 0..18 {
+        assert!(!victim.complaint().contains("repair"));
+        victim.tell(&Message::Pages(vec![0; 15 << 20]));
+    }
+    let told = victim.complaint();
+    assert!(
+        told.contains("bytes; at most 269484032 are possible"),
+        "{told}"
+    );
+    let mut victim = Victim::diverged();
+    (0..=256).for_each(|_| victim.tell(&Message::Pages(vec![0, 0])));
+    let told = victim.complaint();
+    assert!(
+        told.contains("a repair of 257 batches; at most 256 are possible"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_second_repair_before_the_first_is_set_is_refused() {
+    let mut victim = Victim::diverged();
+    for _ in 0..2 {
+        assert!(!victim.complaint().contains("while the state is"));
+        let sections = victim.sections();
+        victim.tell(&sections);
+        victim.tell(&Message::RepairState(Box::new(victim.base(1))));
+    }
+    let told = victim.complaint();
+    assert!(told.contains("while the state is diverged"), "{told}");
+}
+
+#[test]
+fn a_log_without_end_before_a_repair_is_refused() {
+    let mut victim = Victim::diverged();
+    let at = victim.machine.now();
+    let mut coder = EntryCoder::new(at, SyncPoint::start());
+    let mut told = String::new();
+    for _ in 0..64 {
+        let mut log = FieldWriter::new();
+        let event = Event::Marker;
+        (0..100_000).for_each(|_| {
+            let event = event.clone();
+            coder.encode(&Entry { at, event }, &mut log);
+        });
+        // The repair has to come through.
+        assert!(victim.backup.wants_bytes());
+        victim.tell(&Message::Log(log.finish()));
+        told = victim.complaint();
+        if told.contains("bytes of log before the repair") {
+            return;
+        }
+    }
+    panic!("{told}");
+}
+
+#[test]
+fn a_clone_that_comes_faster_than_it_is_set_waits_on_the_connection() {
+    let mut victim = Victim::cloning();
+    let digest = PageDigest {
+        page: PageNumber(PAGES - 1),
+        digest: 0,
+    };
+    for _ in 0..33 {
+        victim.tell(&Message::Compare(vec![digest]));
+        victim.tell(&Message::Pages(vec![0; 1 << 20]));
+    }
+    assert!(!victim.backup.wants_bytes());
+}
+
+#[test]
+fn a_page_to_be_compared_that_does_not_exist_is_refused() {
+    let mut victim = Victim::cloning();
+    let digest = PageDigest {
+        page: PageNumber(PAGES),
+        digest: 0,
+    };
+    victim.tell(&Message::Compare(vec![digest]));
+    victim.drive();
+    let told = victim.complaint();
+    assert!(
+        told.contains("page 12 to be compared; there are 12"),
+        "{told}"
+    );
+}
