@@ -41,6 +41,10 @@ struct Arguments {
     /// When outputs may leave: `received`, `replayed` or `verified`.
     #[arg(long, default_value = "received")]
     release: String,
+    /// Milliseconds of silence after which a side is given up. 200; 1000 with a server, because one
+    /// machine plays both hosts and the clients here.
+    #[arg(long)]
+    timeout_ms: Option<u64>,
     /// Seconds of idling over which the idle log rate is taken.
     #[arg(long, default_value_t = 5)]
     idle_s: u64,
@@ -62,8 +66,10 @@ fn connections(text: &str) -> Result<usize, String> {
 
 impl Arguments {
     fn protection(&self) -> Protection {
+        let usual = if self.guest.is_some() { 1000 } else { 200 };
+        let timeout_ms = self.timeout_ms.unwrap_or(usual);
         Protection {
-            start: json!({"release": self.release}),
+            start: json!({"release": self.release, "timeout_ms": timeout_ms}),
             transport: match self.transport.as_str() {
                 "unix" => "unix",
                 _ => "tcp",
