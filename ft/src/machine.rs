@@ -122,6 +122,12 @@ pub trait Machine {
     /// Copies a page out. `page` is below [`Self::page_count`].
     fn read_page(&self, page: PageNumber, bytes: &mut Page);
 
+    /// Takes what could not be read for [`Self::read_page`] or [`Self::page_digest`] since the last
+    /// call, if anything; those pages counted as zeroes.
+    fn take_unreadable(&mut self) -> Option<String> {
+        None
+    }
+
     /// Sets a page and counts it as dirty. `page` is below [`Self::page_count`].
     fn write_page(&mut self, page: PageNumber, bytes: &Page);
 

@@ -141,7 +141,7 @@ impl Backup {
     /// Tells the primary which of its pages are not what they are here. The others stay.
     fn compare(
         &mut self,
-        machine: &dyn Machine,
+        machine: &mut dyn Machine,
         pages: &[PageDigest],
         now: HostTime,
     ) -> Result<(), String> {
@@ -151,7 +151,10 @@ impl Backup {
             if page.0 >= count {
                 return Err(format!("page {page} to be compared; there are {count}"));
             }
-            if machine.page_digest(*page) == *digest {
+            // A page that cannot be read is to be written anew, whatever it counts as.
+            let equal = machine.page_digest(*page) == *digest;
+            let readable = machine.take_unreadable().is_none();
+            if equal && readable {
                 self.strays.settle(*page);
             } else {
                 differing.push(*page);

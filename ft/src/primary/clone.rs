@@ -62,7 +62,7 @@ enum Onward {
     Answer,
     /// The pause.
     Pause,
-    /// Nothing: the guest writes too fast.
+    /// Nothing: the guest writes too fast, or the host cannot read what is to be sent.
     Hopeless(String),
 }
 
@@ -71,6 +71,8 @@ impl LiveClone {
     /// backup holds and is equal.
     pub(super) fn begin(machine: &mut dyn Machine, held: &PageRuns, now: HostTime) -> Self {
         machine.take_dirty_pages();
+        // What could not be read before is nothing that was sent.
+        machine.take_unreadable();
         let touched = machine.touched_pages();
         let round_pages = touched.len();
         let (common, todo) = held.split(touched);
@@ -103,13 +105,17 @@ impl LiveClone {
         generation: Generation,
         now: HostTime,
     ) -> Onward {
-        self.comparison.ask(machine, link, generation, now);
+        if let Err(reason) = self.comparison.ask(machine, link, generation, now) {
+            return Onward::Hopeless(reason);
+        }
         for _ in 0..BATCHES_PER_STEP {
             let batch = self.next_batch();
             if batch.is_empty() {
                 break;
             }
-            send_pages(machine, &batch, link, generation, now);
+            if let Err(reason) = send_pages(machine, &batch, link, generation, now) {
+                return Onward::Hopeless(reason);
+            }
             self.pages += batch.len() as u64;
         }
         if self.done < self.todo.len() || self.comparison.has_more() {
@@ -206,8 +212,11 @@ impl Primary {
             return;
         };
         machine.synchronise();
-        for batch in clone.todo.chunks(MAX_BATCH_PAGES) {
-            send_pages(machine, batch, &mut protection.link, generation, now);
+        let mut batches = clone.todo.chunks(MAX_BATCH_PAGES);
+        let link = &mut protection.link;
+        let sent = batches.try_for_each(|batch| send_pages(machine, batch, link, generation, now));
+        if let Err(reason) = sent {
+            return self.abandon_start(&reason, now);
         }
         let summary = CloneSummary {
             rounds: clone.round + 1,
@@ -243,16 +252,23 @@ impl Primary {
 }
 
 /// Sends a batch of pages as they are now.
+///
+/// # Errors
+/// If one of them cannot be read; none is sent then.
 pub(super) fn send_pages(
-    machine: &dyn Machine,
+    machine: &mut dyn Machine,
     pages: &[PageNumber],
     link: &mut Link,
     generation: Generation,
     now: HostTime,
-) {
+) -> Result<(), String> {
     let mut payload = FieldWriter::new();
     write_pages(&mut payload, machine, pages);
+    if let Some(text) = machine.take_unreadable() {
+        return Err(text);
+    }
     link.send(&Message::Pages(payload.finish()), generation, now);
+    Ok(())
 }
 
 /// Sends sections.

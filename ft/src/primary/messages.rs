@@ -24,9 +24,15 @@ impl Primary {
                 self.suspect(Suspicion::Protocol(text), now);
             }
         }
+        if self.end.is_some() {
+            return false;
+        }
         self.watch(now);
         self.poll_claim(now);
         let more_to_repair = self.repair(machine, now);
+        if self.end.is_some() {
+            return false;
+        }
         self.hand_over(now);
         self.clone_step(machine, now) || more_to_repair
     }

@@ -259,10 +259,7 @@ mod tests {
         for (config, text) in [
             (with(&|config| config.memory_size = 0), "memory"),
             (with(&|config| config.memory_size = 5000), "memory"),
-            (
-                with(&|config| config.memory_size = !4095),
-                "memory",
-            ),
+            (with(&|config| config.memory_size = !4095), "memory"),
             (
                 with(&|config| config.boot_pages = MOST_PAGES + 1),
                 "boot files",

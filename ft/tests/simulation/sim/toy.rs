@@ -6,12 +6,15 @@
 //! from two. Every input is kept as part of the state, from which a reference machine can repeat
 //! the whole life.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 
 use ft::codec::{FieldReader, FieldWriter};
 use ft::event::{ClockRate, ClockSync, ControlOp, DeviceId, Input, Output, SyncPoint};
 use ft::log::{Entry, EntryCoder, Event};
-use ft::machine::{FieldDifference, Machine, MachineError, PAGE_SIZE, Page, Section, Stop};
+use ft::machine::{
+    FieldDifference, Machine, MachineError, PAGE_SIZE, Page, Section, Stop, ZERO_PAGE,
+};
 use ft::time::{LogicalTime, PageNumber};
 
 use super::random::mix;
@@ -76,6 +79,9 @@ pub struct Toy {
     timer_at: u64,
     busy: u64,
     flip: Option<(u64, u64)>,
+    /// Pages that the host cannot read.
+    bad: BTreeSet<u64>,
+    unreadable: RefCell<Option<String>>,
 }
 
 impl Toy {
@@ -105,6 +111,8 @@ impl Toy {
             timer_at: 0,
             busy,
             flip: None,
+            bad: BTreeSet::new(),
+            unreadable: RefCell::default(),
         };
         toy.arm();
         toy
@@ -122,6 +130,12 @@ impl Toy {
         if !silent {
             self.dirty.insert((word * 8 / PAGE_SIZE) as u64);
         }
+    }
+
+    /// The host cannot read these pages any more, until they are written anew. The guest can: only
+    /// what is read of them for others is not there.
+    pub fn spoil(&mut self, pages: std::ops::Range<u64>) {
+        self.bad.extend(pages);
     }
 
     /// Damages one bit of a register.
@@ -452,6 +466,12 @@ impl Machine for Toy {
     }
 
     fn read_page(&self, page: PageNumber, bytes: &mut Page) {
+        if self.bad.contains(&page.0) {
+            *bytes = ZERO_PAGE;
+            let text = format!("page {page} is unreadable");
+            self.unreadable.borrow_mut().get_or_insert(text);
+            return;
+        }
         let words = PAGE_SIZE / 8;
         let start = page.0 as usize * words;
         let memory = &self.memory[start..start + words];
@@ -460,7 +480,12 @@ impl Machine for Toy {
         }
     }
 
+    fn take_unreadable(&mut self) -> Option<String> {
+        self.unreadable.take()
+    }
+
     fn write_page(&mut self, page: PageNumber, bytes: &Page) {
+        self.bad.remove(&page.0);
         let words = PAGE_SIZE / 8;
         let start = page.0 as usize * words;
         let memory = &mut self.memory[start..start + words];
