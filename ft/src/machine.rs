@@ -128,6 +128,12 @@ pub trait Machine {
         None
     }
 
+    /// What the host could not do, if the machine cannot go on because of it: what was set is not
+    /// all there.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// Sets a page and counts it as dirty. `page` is below [`Self::page_count`].
     fn write_page(&mut self, page: PageNumber, bytes: &Page);
 
@@ -141,6 +147,12 @@ pub trait Machine {
     /// Takes the pages written since the last call, ascending, each once. The set is as
     /// deterministic as the rest of the state.
     fn take_dirty_pages(&mut self) -> Vec<PageNumber>;
+
+    /// About how many pages were written since [`Self::take_dirty_pages`] was last called; cheap, and
+    /// never more than there are. An epoch ends when there are many.
+    fn dirty_pages_hint(&self) -> u64 {
+        0
+    }
 
     /// All pages that may hold something else than zeroes, ascending, each once.
     fn touched_pages(&self) -> Vec<PageNumber>;

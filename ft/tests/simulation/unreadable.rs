@@ -1,4 +1,5 @@
-//! Lives in which a host cannot read a part of its machine: a good copy is never written over.
+//! Lives in which a host cannot read a part of its machine, or not write it: a good copy is never
+//! written over, and nobody who has none says that he has.
 
 use crate::scenarios::{LATER, live, with};
 use crate::sim::scenario::{Fault, MS, PROTECT_AT, Scenario, Victim};
@@ -78,5 +79,24 @@ fn a_backup_that_cannot_read_a_page_is_given_it_anew() {
         assert!(summary.repairs >= 1, "page {page}: {summary:?}");
         assert_eq!(summary.divergences, summary.repairs);
         assert_eq!(summary.states, ["protected", "replaying"]);
+    }
+}
+
+#[test]
+fn a_backup_that_cannot_set_a_page_never_says_that_it_is_one() {
+    let refuse = Fault::RefusePages(Victim::Host(1));
+    for step in 1..8 {
+        let summary = with(&[(PROTECT_AT + step * MS / 20, refuse)]);
+        assert_eq!(summary.protections, 0, "{summary:?}");
+        assert_eq!(summary.states, ["unprotected", "failed"]);
+    }
+    for latency_ns in [MS / 10, MS] {
+        let mut scenario =
+            Scenario::plain(vec![(LATER, refuse), (LATER, Fault::FlipMemory(false))]);
+        scenario.latency_ns = latency_ns;
+        let summary = live(scenario);
+        let found = (summary.divergences, summary.repairs, summary.alone);
+        assert_eq!(found, (1, 0, 1), "{summary:?}");
+        assert_eq!(summary.states, ["unprotected", "failed"]);
     }
 }

@@ -416,6 +416,11 @@ impl Life {
                     self.hosts[index].machine.spoil(from..to);
                 }
             }
+            Fault::RefusePages(victim) => {
+                if let Some(index) = self.victim(victim) {
+                    self.hosts[index].machine.refuse_pages();
+                }
+            }
             Fault::FlipRegister => self.flip(Toy::flip_register),
             Fault::FlipClock => self.flip(Toy::flip_clock),
             Fault::FlipAndKill => {

@@ -54,6 +54,8 @@ pub enum Fault {
     FlipRegister,
     /// The host of one side cannot read some pages any more: from the first to before the second.
     Unreadable(Victim, u64, u64),
+    /// The host of one side cannot set pages any more.
+    RefusePages(Victim),
     /// The backup's clock reads otherwise.
     FlipClock,
     /// The backup's state is damaged and the primary killed before it is repaired.

@@ -82,6 +82,9 @@ pub struct Toy {
     /// Pages that the host cannot read.
     bad: BTreeSet<u64>,
     unreadable: RefCell<Option<String>>,
+    /// Whether pages cannot be set, and what became of it.
+    refuses_pages: bool,
+    failure: Option<String>,
 }
 
 impl Toy {
@@ -113,6 +116,8 @@ impl Toy {
             flip: None,
             bad: BTreeSet::new(),
             unreadable: RefCell::default(),
+            refuses_pages: false,
+            failure: None,
         };
         toy.arm();
         toy
@@ -136,6 +141,11 @@ impl Toy {
     /// what is read of them for others is not there.
     pub fn spoil(&mut self, pages: std::ops::Range<u64>) {
         self.bad.extend(pages);
+    }
+
+    /// The host cannot write any page of it from now on.
+    pub fn refuse_pages(&mut self) {
+        self.refuses_pages = true;
     }
 
     /// Damages one bit of a register.
@@ -269,6 +279,9 @@ impl Machine for Toy {
     fn advance(&mut self, until: LogicalTime) -> Stop {
         if !self.pending.is_empty() {
             return Stop::Output;
+        }
+        if let Some(text) = &self.failure {
+            return Stop::Failed(text.clone());
         }
         while self.core.now < until.0 {
             if self.core.off {
@@ -484,7 +497,16 @@ impl Machine for Toy {
         self.unreadable.take()
     }
 
+    fn failure(&self) -> Option<String> {
+        self.failure.clone()
+    }
+
     fn write_page(&mut self, page: PageNumber, bytes: &Page) {
+        if self.refuses_pages {
+            let text = format!("page {page} cannot be written");
+            self.failure.get_or_insert(text);
+            return;
+        }
         self.bad.remove(&page.0);
         let words = PAGE_SIZE / 8;
         let start = page.0 as usize * words;
