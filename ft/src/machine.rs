@@ -119,6 +119,13 @@ pub trait Machine {
     /// How many pages of memory there are.
     fn page_count(&self) -> u64;
 
+    /// The first page of each part whose pages are scrubbed by themselves, ascending from zero: with
+    /// a large disk behind it, a small memory would have its turn seldom. Equal on both sides, as
+    /// the number of pages is; each part costs one more window in each epoch.
+    fn scrub_parts(&self) -> Vec<u64> {
+        vec![0]
+    }
+
     /// Copies a page out. `page` is below [`Self::page_count`].
     fn read_page(&self, page: PageNumber, bytes: &mut Page);
 

@@ -331,6 +331,8 @@ impl Backup {
             return;
         }
         self.reported.clone_from(&divergence.state.sections);
+        self.link
+            .send_sections(&self.reported, self.generation, now);
         self.link.send(
             &Message::Divergence(Box::new(divergence)),
             self.generation,

@@ -15,14 +15,14 @@
 use crate::codec::FieldWriter;
 use crate::link::Link;
 use crate::log::EntryCoder;
-use crate::machine::{Machine, Section};
+use crate::machine::Machine;
 use crate::primary::Primary;
 use crate::primary::compare::Comparison;
 use crate::primary::converge::CloneThrottle;
 use crate::primary::protection::{OutgoingLog, Phase};
 use crate::protocol::{Base, Message};
 use crate::runs::PageRuns;
-use crate::snapshot::{MAX_BATCH_PAGES, write_pages, write_sections};
+use crate::snapshot::{MAX_BATCH_PAGES, write_pages};
 use crate::status::CloneSummary;
 use crate::time::{Epoch, Generation, HostTime, LogPosition, NS_PER_MS, PageNumber};
 
@@ -224,7 +224,8 @@ impl Primary {
             total_ms: now.since(clone.started) as f64 / NS_PER_MS as f64,
             pause_ms: 0.0,
         };
-        send_sections(&machine.sections(), &mut protection.link, generation, now);
+        let sections = machine.sections();
+        protection.link.send_sections(&sections, generation, now);
         let base = Base {
             epoch: Epoch(0),
             at: machine.now(),
@@ -269,16 +270,4 @@ pub(super) fn send_pages(
     }
     link.send(&Message::Pages(payload.finish()), generation, now);
     Ok(())
-}
-
-/// Sends sections.
-pub(super) fn send_sections(
-    sections: &[Section],
-    link: &mut Link,
-    generation: Generation,
-    now: HostTime,
-) {
-    let mut payload = FieldWriter::new();
-    write_sections(&mut payload, sections);
-    link.send(&Message::Sections(payload.finish()), generation, now);
 }

@@ -86,11 +86,18 @@ impl Primary {
                 self.confirm_repair();
                 Ok(())
             }
-            (Message::Divergence(found), Phase::Protected | Phase::Draining) => {
+            (Message::Sections(bytes), Phase::Protected | Phase::Draining) => {
+                protection.reported.add(&bytes)
+            }
+            (Message::Divergence(mut found), Phase::Protected | Phase::Draining) => {
+                let Some(sections) = protection.reported.take() else {
+                    return Err("the divergence has no sections".into());
+                };
+                found.state.sections = sections;
                 self.on_divergence(machine, *found, now)
             }
             // Protection is ending anyway.
-            (Message::Divergence(_), Phase::Stopping) => Ok(()),
+            (Message::Sections(_) | Message::Divergence(_), Phase::Stopping) => Ok(()),
             (Message::Declined(text), Phase::HandedOver) => {
                 self.on_declined(text);
                 Ok(())

@@ -15,7 +15,7 @@ use crate::divergence::{BackupState, DivergenceCause, DivergenceReport, differin
 use crate::failover::Suspicion;
 use crate::machine::{Machine, Section};
 use crate::primary::Primary;
-use crate::primary::clone::{BATCHES_PER_STEP, MAX_UNSENT, send_pages, send_sections};
+use crate::primary::clone::{BATCHES_PER_STEP, MAX_UNSENT, send_pages};
 use crate::primary::protection::Protection;
 use crate::protocol::{Base, Divergence, Message};
 use crate::snapshot::{MAX_BATCH_PAGES, MAX_REPAIR_PAGES};
@@ -131,7 +131,8 @@ impl Primary {
             return;
         };
         protection.flush(machine.now(), true, generation, now);
-        send_sections(&shipment.sections, &mut protection.link, generation, now);
+        let sections = &shipment.sections;
+        protection.link.send_sections(sections, generation, now);
         let position = protection.position();
         let base = Base {
             epoch: self.recorder.meter().epoch(),
