@@ -15,14 +15,14 @@
 use crate::codec::FieldWriter;
 use crate::link::Link;
 use crate::log::EntryCoder;
-use crate::machine::{Machine, Section};
+use crate::machine::Machine;
 use crate::primary::Primary;
 use crate::primary::compare::Comparison;
 use crate::primary::converge::CloneThrottle;
 use crate::primary::protection::{OutgoingLog, Phase};
 use crate::protocol::{Base, Message};
 use crate::runs::PageRuns;
-use crate::snapshot::{MAX_BATCH_PAGES, write_pages, write_sections};
+use crate::snapshot::{MAX_BATCH_PAGES, write_pages};
 use crate::status::CloneSummary;
 use crate::time::{Epoch, Generation, HostTime, LogPosition, NS_PER_MS, PageNumber};
 
@@ -62,7 +62,7 @@ enum Onward {
     Answer,
     /// The pause.
     Pause,
-    /// Nothing: the guest writes too fast.
+    /// Nothing: the guest writes too fast, or the host cannot read what is to be sent.
     Hopeless(String),
 }
 
@@ -71,6 +71,8 @@ impl LiveClone {
     /// backup holds and is equal.
     pub(super) fn begin(machine: &mut dyn Machine, held: &PageRuns, now: HostTime) -> Self {
         machine.take_dirty_pages();
+        // What could not be read before is nothing that was sent.
+        machine.take_unreadable();
         let touched = machine.touched_pages();
         let round_pages = touched.len();
         let (common, todo) = held.split(touched);
@@ -103,13 +105,17 @@ impl LiveClone {
         generation: Generation,
         now: HostTime,
     ) -> Onward {
-        self.comparison.ask(machine, link, generation, now);
+        if let Err(reason) = self.comparison.ask(machine, link, generation, now) {
+            return Onward::Hopeless(reason);
+        }
         for _ in 0..BATCHES_PER_STEP {
             let batch = self.next_batch();
             if batch.is_empty() {
                 break;
             }
-            send_pages(machine, &batch, link, generation, now);
+            if let Err(reason) = send_pages(machine, &batch, link, generation, now) {
+                return Onward::Hopeless(reason);
+            }
             self.pages += batch.len() as u64;
         }
         if self.done < self.todo.len() || self.comparison.has_more() {
@@ -206,8 +212,11 @@ impl Primary {
             return;
         };
         machine.synchronise();
-        for batch in clone.todo.chunks(MAX_BATCH_PAGES) {
-            send_pages(machine, batch, &mut protection.link, generation, now);
+        let mut batches = clone.todo.chunks(MAX_BATCH_PAGES);
+        let link = &mut protection.link;
+        let sent = batches.try_for_each(|batch| send_pages(machine, batch, link, generation, now));
+        if let Err(reason) = sent {
+            return self.abandon_start(&reason, now);
         }
         let summary = CloneSummary {
             rounds: clone.round + 1,
@@ -215,7 +224,8 @@ impl Primary {
             total_ms: now.since(clone.started) as f64 / NS_PER_MS as f64,
             pause_ms: 0.0,
         };
-        send_sections(&machine.sections(), &mut protection.link, generation, now);
+        let sections = machine.sections();
+        protection.link.send_sections(&sections, generation, now);
         let base = Base {
             epoch: Epoch(0),
             at: machine.now(),
@@ -243,26 +253,21 @@ impl Primary {
 }
 
 /// Sends a batch of pages as they are now.
+///
+/// # Errors
+/// If one of them cannot be read; none is sent then.
 pub(super) fn send_pages(
-    machine: &dyn Machine,
+    machine: &mut dyn Machine,
     pages: &[PageNumber],
     link: &mut Link,
     generation: Generation,
     now: HostTime,
-) {
+) -> Result<(), String> {
     let mut payload = FieldWriter::new();
     write_pages(&mut payload, machine, pages);
+    if let Some(text) = machine.take_unreadable() {
+        return Err(text);
+    }
     link.send(&Message::Pages(payload.finish()), generation, now);
-}
-
-/// Sends sections.
-pub(super) fn send_sections(
-    sections: &[Section],
-    link: &mut Link,
-    generation: Generation,
-    now: HostTime,
-) {
-    let mut payload = FieldWriter::new();
-    write_sections(&mut payload, sections);
-    link.send(&Message::Sections(payload.finish()), generation, now);
+    Ok(())
 }

@@ -24,6 +24,7 @@ mod recording;
 mod repair;
 mod run;
 mod takeover;
+mod unreadable;
 
 use crate::backup::Adoption;
 use crate::clock::ClockFollower;

@@ -15,7 +15,7 @@ use crate::divergence::{BackupState, DivergenceCause, DivergenceReport, differin
 use crate::failover::Suspicion;
 use crate::machine::{Machine, Section};
 use crate::primary::Primary;
-use crate::primary::clone::{BATCHES_PER_STEP, MAX_UNSENT, send_pages, send_sections};
+use crate::primary::clone::{BATCHES_PER_STEP, MAX_UNSENT, send_pages};
 use crate::primary::protection::Protection;
 use crate::protocol::{Base, Divergence, Message};
 use crate::snapshot::{MAX_BATCH_PAGES, MAX_REPAIR_PAGES};
@@ -52,10 +52,17 @@ impl Primary {
     ) -> Result<(), String> {
         // What was written up to now belongs to an epoch that is kept.
         self.close_epoch(machine, now);
+        if self.end.is_some() {
+            return Ok(());
+        }
         let Some(protection) = self.protection.as_deref_mut() else {
             return Ok(());
         };
         let report = report(machine, protection, &divergence)?;
+        if let Some(text) = machine.take_unreadable() {
+            self.on_unreadable(text, now);
+            return Ok(());
+        }
         self.gate.block(true);
         self.history.divergences += 1;
         self.history.last_divergence = Some(report.clone());
@@ -100,7 +107,11 @@ impl Primary {
             .chunks(MAX_BATCH_PAGES)
             .take(BATCHES_PER_STEP)
         {
-            send_pages(machine, batch, &mut protection.link, generation, now);
+            if let Err(text) = send_pages(machine, batch, &mut protection.link, generation, now) {
+                // The backup sets nothing of a repair that is not complete.
+                self.on_unreadable(text, now);
+                return false;
+            }
             shipment.done += batch.len();
         }
         if shipment.done < shipment.pages.len() {
@@ -120,7 +131,8 @@ impl Primary {
             return;
         };
         protection.flush(machine.now(), true, generation, now);
-        send_sections(&shipment.sections, &mut protection.link, generation, now);
+        let sections = &shipment.sections;
+        protection.link.send_sections(sections, generation, now);
         let position = protection.position();
         let base = Base {
             epoch: self.recorder.meter().epoch(),

@@ -2,7 +2,7 @@
 
 use ft::codec::FieldWriter;
 use ft::digest::PageDigest;
-use ft::event::SyncPoint;
+use ft::event::{Input, SyncPoint};
 use ft::fence::NoFence;
 use ft::inbox::Inbox;
 use ft::log::{Entry, EntryCoder, Event};
@@ -15,7 +15,7 @@ use ft::replica::Replica;
 use ft::snapshot::write_sections;
 use ft::time::{Epoch, Generation, HostTime, LogPosition, PageNumber};
 
-use crate::sim::toy::{PAGES, Toy};
+use crate::sim::toy::{LINE, PAGES, Toy};
 
 /// A backup and the frames of a primary that keeps to no rules.
 struct Victim {
@@ -218,4 +218,29 @@ fn a_page_to_be_compared_that_does_not_exist_is_refused() {
         told.contains("page 12 to be compared; there are 12"),
         "{told}"
     );
+}
+
+#[test]
+fn a_backup_replays_few_inputs_of_devices_between_two_heartbeats() {
+    let mut victim = Victim::replaying();
+    let at = victim.machine.now();
+    let mut coder = EntryCoder::new(at, SyncPoint::start());
+    let mut log = FieldWriter::new();
+    for request in 1..=10_u64 {
+        let input = Input::Device {
+            device: LINE,
+            payload: request.to_le_bytes().to_vec(),
+        };
+        let event = Event::Input(input);
+        coder.encode(&Entry { at, event }, &mut log);
+    }
+    victim.tell(&Message::Log(log.finish()));
+    let mut replayed = Vec::new();
+    for _ in 0..4 {
+        let (now, mut inbox) = (victim.now, Inbox::new(1));
+        victim.backup.drive(&mut victim.machine, &mut inbox, now);
+        replayed.push(victim.machine.history().len());
+    }
+    replayed.dedup();
+    assert_eq!(replayed, [4, 8, 10]);
 }

@@ -92,6 +92,7 @@ impl Life {
                         host.name
                     ));
                 }
+                Some(End::Failed(text)) if text.contains("unreadable") => {}
                 Some(End::Failed(text)) if !text.contains("clone") && host.name == "host 0" => {
                     return Err(format!("{} failed: {text}", host.name));
                 }
@@ -253,6 +254,7 @@ impl Life {
                     }
                     FtEvent::Throttled { .. } => summary.throttled += 1,
                     FtEvent::Repaired { .. } => summary.repairs += 1,
+                    FtEvent::StartFailed { reason } => summary.start_failures.push(reason.clone()),
                     FtEvent::Protected { .. } => summary.protections += 1,
                     _ => {}
                 }

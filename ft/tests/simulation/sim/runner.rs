@@ -61,6 +61,8 @@ pub struct Summary {
     pub protections: u64,
     /// What each divergence was.
     pub reports: Vec<DivergenceReport>,
+    /// Why protections were not begun.
+    pub start_failures: Vec<String>,
     /// How often a primary had to wait for its backup.
     pub throttled: u64,
     /// How long each failover took from the last sign of life, in milliseconds.
@@ -406,6 +408,19 @@ impl Life {
                     *tainted = tainted.map(|_| u64::MAX);
                 }
             }
+            Fault::Unreadable(Victim::Backup, from, to) => {
+                self.flip(|machine, _| machine.spoil(from..to));
+            }
+            Fault::Unreadable(victim, from, to) => {
+                if let Some(index) = self.victim(victim) {
+                    self.hosts[index].machine.spoil(from..to);
+                }
+            }
+            Fault::RefusePages(victim) => {
+                if let Some(index) = self.victim(victim) {
+                    self.hosts[index].machine.refuse_pages();
+                }
+            }
             Fault::FlipRegister => self.flip(Toy::flip_register),
             Fault::FlipClock => self.flip(Toy::flip_clock),
             Fault::FlipAndKill => {
@@ -531,5 +546,6 @@ fn harms(fault: Fault) -> bool {
             | Fault::Partition(_)
             | Fault::Damage(..)
             | Fault::FlipAndKill
+            | Fault::Unreadable(Victim::Primary, ..)
     )
 }

@@ -6,12 +6,15 @@
 //! from two. Every input is kept as part of the state, from which a reference machine can repeat
 //! the whole life.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 
 use ft::codec::{FieldReader, FieldWriter};
 use ft::event::{ClockRate, ClockSync, ControlOp, DeviceId, Input, Output, SyncPoint};
 use ft::log::{Entry, EntryCoder, Event};
-use ft::machine::{FieldDifference, Machine, MachineError, PAGE_SIZE, Page, Section, Stop};
+use ft::machine::{
+    FieldDifference, Machine, MachineError, PAGE_SIZE, Page, Section, Stop, ZERO_PAGE,
+};
 use ft::time::{LogicalTime, PageNumber};
 
 use super::random::mix;
@@ -76,6 +79,12 @@ pub struct Toy {
     timer_at: u64,
     busy: u64,
     flip: Option<(u64, u64)>,
+    /// Pages that the host cannot read.
+    bad: BTreeSet<u64>,
+    unreadable: RefCell<Option<String>>,
+    /// Whether pages cannot be set, and what became of it.
+    refuses_pages: bool,
+    failure: Option<String>,
 }
 
 impl Toy {
@@ -105,6 +114,10 @@ impl Toy {
             timer_at: 0,
             busy,
             flip: None,
+            bad: BTreeSet::new(),
+            unreadable: RefCell::default(),
+            refuses_pages: false,
+            failure: None,
         };
         toy.arm();
         toy
@@ -122,6 +135,17 @@ impl Toy {
         if !silent {
             self.dirty.insert((word * 8 / PAGE_SIZE) as u64);
         }
+    }
+
+    /// The host cannot read these pages any more, until they are written anew. The guest can: only
+    /// what is read of them for others is not there.
+    pub fn spoil(&mut self, pages: std::ops::Range<u64>) {
+        self.bad.extend(pages);
+    }
+
+    /// The host cannot write any page of it from now on.
+    pub fn refuse_pages(&mut self) {
+        self.refuses_pages = true;
     }
 
     /// Damages one bit of a register.
@@ -255,6 +279,9 @@ impl Machine for Toy {
     fn advance(&mut self, until: LogicalTime) -> Stop {
         if !self.pending.is_empty() {
             return Stop::Output;
+        }
+        if let Some(text) = &self.failure {
+            return Stop::Failed(text.clone());
         }
         while self.core.now < until.0 {
             if self.core.off {
@@ -452,6 +479,12 @@ impl Machine for Toy {
     }
 
     fn read_page(&self, page: PageNumber, bytes: &mut Page) {
+        if self.bad.contains(&page.0) {
+            *bytes = ZERO_PAGE;
+            let text = format!("page {page} is unreadable");
+            self.unreadable.borrow_mut().get_or_insert(text);
+            return;
+        }
         let words = PAGE_SIZE / 8;
         let start = page.0 as usize * words;
         let memory = &self.memory[start..start + words];
@@ -460,7 +493,21 @@ impl Machine for Toy {
         }
     }
 
+    fn take_unreadable(&mut self) -> Option<String> {
+        self.unreadable.take()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.clone()
+    }
+
     fn write_page(&mut self, page: PageNumber, bytes: &Page) {
+        if self.refuses_pages {
+            let text = format!("page {page} cannot be written");
+            self.failure.get_or_insert(text);
+            return;
+        }
+        self.bad.remove(&page.0);
         let words = PAGE_SIZE / 8;
         let start = page.0 as usize * words;
         let memory = &mut self.memory[start..start + words];
