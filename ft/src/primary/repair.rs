@@ -15,13 +15,15 @@ use crate::divergence::{BackupState, DivergenceCause, DivergenceReport, differin
 use crate::failover::Suspicion;
 use crate::machine::{Machine, Section};
 use crate::primary::Primary;
-use crate::primary::clone::{BATCHES_PER_STEP, MAX_UNSENT, send_pages};
+use crate::primary::clone::{MAX_UNSENT, send_pages};
 use crate::primary::protection::Protection;
 use crate::protocol::{Base, Divergence, Message};
 use crate::snapshot::{MAX_BATCH_PAGES, MAX_REPAIR_PAGES};
 use crate::status::FtEvent;
 use crate::time::{HostTime, LogPosition, PageNumber};
 
+/// Batches sent in one step: two mebibytes, while the guest stands still.
+const BATCHES_PER_STEP: usize = 2;
 /// A repair that is being shipped.
 #[derive(Debug)]
 pub(super) struct Shipment {

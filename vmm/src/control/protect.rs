@@ -107,7 +107,7 @@ impl Control {
         let mut state = self.lock();
         loop {
             if let Some(outcome) = state.started.take() {
-                return outcome.map_err(|reason| ControlError::new(500, START, vec![reason]));
+                return outcome.map_err(|reason| ControlError::request(START, reason));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -107,6 +107,14 @@ impl Images {
                 continue;
             };
             let image = open_or_make(disk, size).map_err(|error| failed(&device.id)(error))?;
+            if image.size() != size {
+                let path = disk.target.path.display();
+                let text = format!(
+                    "image {path} has {} bytes, the primary's has {size}",
+                    image.size()
+                );
+                return Err(failed(&device.id)(text.into()));
+            }
             images.insert(index, own(image));
         }
         Ok(Self(images))

@@ -16,9 +16,11 @@
 //! when the request that changes it completes. While one is under way, what the page holds is not
 //! yet decided on the live side: such pages have one digest, whatever is in them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest, SECTOR_SIZE};
 use devices::virtio::payload::Payload;
@@ -29,6 +31,8 @@ use super::page_set::PageSet;
 /// Most bytes of a disk that is a part of its machine: there are two bits for each of its pages.
 pub const MOST_DISK_BYTES: u64 = 4 << 40;
 
+/// Digest of a page of zeroes.
+static ZERO_DIGEST: LazyLock<u64> = LazyLock::new(|| ft::digest::of_page(&ZERO_PAGE));
 /// Digest of a page that a request under way may change.
 const UNDECIDED: u64 = 0;
 
@@ -120,6 +124,8 @@ pub struct Disks {
     disks: BTreeMap<usize, Disk>,
     /// What the host could not do on this side; the machine cannot go on then.
     failure: Option<String>,
+    /// What could not be read of what counted as zeroes.
+    unreadable: RefCell<Option<String>>,
 }
 
 /// The pages that a request touches.
@@ -148,6 +154,7 @@ impl Disks {
         let mut disks = Self {
             disks: disks.collect(),
             failure: None,
+            unreadable: RefCell::default(),
         };
         disks.number();
         disks
@@ -192,6 +199,21 @@ impl Disks {
     /// Whether the contents of this device's disk are the machine's.
     pub fn has(&self, device: usize) -> bool {
         self.disks.contains_key(&device)
+    }
+
+    /// Takes what could not be read for [`Self::read_page`] or [`Self::page_digest`].
+    pub fn take_unreadable(&mut self) -> Option<String> {
+        self.unreadable.get_mut().take()
+    }
+
+    /// The first page of each disk.
+    pub fn first_pages(&self) -> impl Iterator<Item = u64> {
+        self.disks.values().map(|disk| disk.first)
+    }
+
+    /// Pages written since [`Self::take_written`], at most.
+    pub fn written_hint(&self) -> u64 {
+        self.disks.values().map(|disk| disk.written.len()).sum()
     }
 
     /// What this host could not do, if the machine cannot go on.
@@ -264,7 +286,8 @@ impl Disks {
         };
         let (offset, len) = disk.span(page);
         if let Err(error) = disk.store.read(offset, &mut bytes[..len]) {
-            log::warn!("disk of device {device}: offset {offset:#x} cannot be read: {error}");
+            let text = format!("disk of device {device}: offset {offset:#x}: {error}");
+            self.unreadable.borrow_mut().get_or_insert(text);
             *bytes = ZERO_PAGE;
         }
     }
@@ -299,10 +322,11 @@ impl Disks {
         if changing.any(|request| pages_of(request).contains(&index)) {
             return UNDECIDED;
         }
-        let mut bytes = ZERO_PAGE;
-        if !disk.zeroed.contains(index) {
-            self.read_page(page, &mut bytes);
+        if disk.zeroed.contains(index) {
+            return *ZERO_DIGEST;
         }
+        let mut bytes = ZERO_PAGE;
+        self.read_page(page, &mut bytes);
         ft::digest::of_page(&bytes)
     }
 
