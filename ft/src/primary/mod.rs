@@ -260,6 +260,13 @@ impl Primary {
             .and_then(|protection| protection.link.take_wire(max))
     }
 
+    /// Whether nothing is under way that decides whether this side goes on.
+    #[must_use]
+    pub fn is_undisputed(&self) -> bool {
+        let phase = self.protection.as_deref().map(|p| &p.phase);
+        self.end.is_none() && !matches!(phase, Some(Phase::Fencing(..) | Phase::HandedOver))
+    }
+
     /// Whether the connection is still of use. If not, close it once there is nothing to transmit.
     #[must_use]
     pub fn wants_link(&self) -> bool {

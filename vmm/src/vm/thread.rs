@@ -549,7 +549,7 @@ impl VmThread {
 
     /// Whether the machine executes for real here; one that was fenced does not any more.
     fn is_live(&self) -> bool {
-        self.replica.is_live() && self.machine.is_some() && self.replica.end().is_none()
+        self.replica.is_undisputed() && self.machine.is_some()
     }
 
     fn status(&mut self, now: HostTime) -> VmStatus {

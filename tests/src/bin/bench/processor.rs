@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use tests::HarnessError;
-use tests::command::{Scratch, guest_to_file, run};
+use tests::command::{Finished, Scratch, guest_to_file, run};
 use tests::measure::{Work, median, median_of, number, time_jobs};
 use tests::process::VmProcess;
 use tests::service::Line;
@@ -77,44 +77,64 @@ pub fn cpu(scratch: &Scratch, rounds: u32) -> Result<Value, HarnessError> {
 ///
 /// # Errors
 /// When either run fails.
-pub fn life(scratch: &Scratch) -> Result<(f64, f64, u64), HarnessError> {
+pub fn life(scratch: &Scratch) -> Result<Life, HarnessError> {
     let log = scratch.file("life.log");
     let mut arguments = guest_to_file("256M", WORK_JOBS, &scratch.file("life.txt"))?;
     arguments.extend(["--record".to_owned(), log.display().to_string()]);
-    let record_s = timed_run(scratch, &arguments)?;
+    let (record_s, _) = timed_run(scratch, &arguments)?;
     let replay = ["--replay", &log.display().to_string(), "--serial", "null"].map(str::to_owned);
-    let replay_s = timed_run(scratch, &replay)?;
-    let size = std::fs::metadata(&log)
+    let (replay_s, replayed) = timed_run(scratch, &replay)?;
+    let log_bytes = std::fs::metadata(&log)
         .map_err(HarnessError::host("look at a log"))?
         .len();
-    Ok((record_s, replay_s, size))
+    Ok(Life {
+        record_s,
+        replay_s,
+        log_bytes,
+        snapshot_bytes: number(&replayed.json()?, "/snapshot_bytes") as u64,
+    })
 }
 
-fn timed_run(scratch: &Scratch, arguments: &[String]) -> Result<f64, HarnessError> {
+/// A guest's life, recorded and replayed.
+pub struct Life {
+    /// Seconds of the recording.
+    pub record_s: f64,
+    /// Seconds of the replay.
+    pub replay_s: f64,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// Those of them that hold the machine as it was at the start.
+    pub snapshot_bytes: u64,
+}
+
+fn timed_run(scratch: &Scratch, arguments: &[String]) -> Result<(f64, Finished), HarnessError> {
     let begun = Instant::now();
     let finished = run(scratch, arguments, LIFE_TIMEOUT)?;
     if finished.code != Some(0) {
         return Err(HarnessError::Broken(format!("a run failed: {finished:?}")));
     }
-    Ok(begun.elapsed().as_secs_f64())
+    Ok((begun.elapsed().as_secs_f64(), finished))
 }
 
-/// Size of the log of one guest's life.
+/// Size of the log of one guest's life. Ours holds the machine as it was at the start as well, which
+/// QEMU has from the files that it is started with.
 ///
 /// # Errors
 /// When a guest or QEMU fails.
 pub fn log(scratch: &Scratch) -> Result<Value, HarnessError> {
     step("our recording");
-    let (record_s, _, size) = life(scratch)?;
+    let life = life(scratch)?;
     step("QEMU's recording");
     let peers = qemu("record")?;
     let peer = of_mode(&peers, "record")
         .next()
         .map_or(0.0, |run| number(run, "/log_bytes"));
     Ok(json!({
-        "record_s": record_s,
-        "log_bytes": size,
+        "record_s": life.record_s,
+        "log_bytes": life.log_bytes,
+        "log_bytes_of_the_start": life.snapshot_bytes,
+        "log_bytes_of_events": life.log_bytes - life.snapshot_bytes,
         "qemu_log_bytes": peer,
-        "size_to_qemu": ratio(size as f64, peer),
+        "events_to_qemu": ratio((life.log_bytes - life.snapshot_bytes) as f64, peer),
     }))
 }

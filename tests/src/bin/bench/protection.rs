@@ -11,7 +11,7 @@ use tests::measure::{
 use tests::process::{VmProcess, guest_arguments};
 use tests::service::Line;
 
-use crate::processor::life;
+use crate::processor::{Life, life};
 use crate::{LIFE_TIMEOUT, ratio, step};
 
 /// One figure of a run.
@@ -139,7 +139,9 @@ pub fn ft(scratch: &Scratch, rounds: u32, idle_s: u64) -> Result<Value, HarnessE
     let large_pause_ms = clone_pause_ms(&mut large)?;
     drop(large);
     step("record, then replay a whole life");
-    let (record_s, replay_s, _) = life(scratch)?;
+    let Life {
+        record_s, replay_s, ..
+    } = life(scratch)?;
     let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     let mut figures = json!({
         "rounds": rounds,
