@@ -92,6 +92,8 @@ impl Life {
             match host.replica.end() {
                 // Nothing of its primary's opening has come; it waits for longer than a life is.
                 None if host.replica.state() == "listening" => {}
+                // A page may be found to be unreadable at the very end.
+                None if host.replica.state() == "going live" => {}
                 None => {
                     let state = host.replica.state();
                     return Err(format!(
