@@ -151,6 +151,12 @@ pub trait Machine {
         digest::of_page(&bytes)
     }
 
+    /// Pages of whose contents [`Self::page_digest`] says nothing at the moment, as those of a disk
+    /// that are being written: a repair ships them, whatever their digests.
+    fn undecided_pages(&self) -> Vec<PageNumber> {
+        Vec::new()
+    }
+
     /// Takes the pages written since the last call, ascending, each once. The set is as
     /// deterministic as the rest of the state.
     fn take_dirty_pages(&mut self) -> Vec<PageNumber>;

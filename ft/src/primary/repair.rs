@@ -2,7 +2,7 @@
 //!
 //! The primary keeps its state digests of every epoch that is not verified. When the backup
 //! reports that epoch `e` ended differently there, the pages that may differ are those whose
-//! digests differ at `e`, and those that the primary has written since. They are shipped as of now,
+//! digests differ at `e`, those that the primary has written since, and those of which no digest tells. They are shipped as of now,
 //! with the sections that are not what the backup has reported; the backup skips the log up to here
 //! and replays on. The guest stands still meanwhile, and what is shipped is bounded: a backup that
 //! differs in more is given up.
@@ -83,7 +83,7 @@ impl Primary {
             return false;
         };
         if let Some((divergence, report)) = protection.divergence.take() {
-            let pages = suspect_pages(protection, &divergence, &report);
+            let pages = suspect_pages(machine, protection, &divergence, &report);
             if pages.len() > MAX_REPAIR_PAGES {
                 self.suspect(Suspicion::Unrepairable(pages.len() as u64), now);
                 return false;
@@ -238,12 +238,14 @@ fn differing_sections(machine: &dyn Machine, divergence: &Divergence) -> Vec<Sec
 
 /// Pages in which the backup may differ from the primary as it is now, ascending.
 fn suspect_pages(
+    machine: &dyn Machine,
     protection: &Protection,
     divergence: &Divergence,
     report: &DivergenceReport,
 ) -> Vec<PageNumber> {
     let BackupState { pages, .. } = &divergence.state;
-    let mut suspects = BTreeSet::new();
+    // Equal digests of pages that are being written do not tell that the pages are equal.
+    let mut suspects = BTreeSet::from_iter(machine.undecided_pages());
     match report.cause {
         DivergenceCause::Digest => {
             suspects.extend(report.pages.iter().map(|page| PageNumber(page.page)));

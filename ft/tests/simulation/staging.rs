@@ -15,7 +15,7 @@ use ft::replica::Replica;
 use ft::snapshot::write_sections;
 use ft::time::{Epoch, Generation, HostTime, LogPosition, PageNumber};
 
-use crate::sim::toy::{LINE, PAGES, Toy};
+use crate::sim::toy::{ALL_PAGES, LINE, Toy};
 
 /// A backup and the frames of a primary that keeps to no rules.
 struct Victim {
@@ -194,7 +194,7 @@ fn a_log_without_end_before_a_repair_is_refused() {
 fn a_clone_that_comes_faster_than_it_is_set_waits_on_the_connection() {
     let mut victim = Victim::cloning();
     let digest = PageDigest {
-        page: PageNumber(PAGES - 1),
+        page: PageNumber(ALL_PAGES - 1),
         digest: 0,
     };
     for _ in 0..33 {
@@ -208,14 +208,14 @@ fn a_clone_that_comes_faster_than_it_is_set_waits_on_the_connection() {
 fn a_page_to_be_compared_that_does_not_exist_is_refused() {
     let mut victim = Victim::cloning();
     let digest = PageDigest {
-        page: PageNumber(PAGES),
+        page: PageNumber(ALL_PAGES),
         digest: 0,
     };
     victim.tell(&Message::Compare(vec![digest]));
     victim.drive();
     let told = victim.complaint();
     assert!(
-        told.contains("page 12 to be compared; there are 12"),
+        told.contains("page 18 to be compared; there are 18"),
         "{told}"
     );
 }

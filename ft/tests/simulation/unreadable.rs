@@ -3,7 +3,7 @@
 
 use crate::scenarios::{LATER, live, with};
 use crate::sim::scenario::{Fault, MS, PROTECT_AT, Scenario, Victim};
-use crate::sim::toy::PAGES;
+use crate::sim::toy::{ALL_PAGES, PAGES};
 
 fn unreadable(victim: Victim, page: u64) -> Fault {
     Fault::Unreadable(victim, page, page + 1)
@@ -11,9 +11,12 @@ fn unreadable(victim: Victim, page: u64) -> Fault {
 
 #[test]
 fn a_primary_that_cannot_read_what_it_clones_goes_on_unprotected() {
-    // The backup holds some of the pages already: they are compared, the others are sent. One was
-    // never touched, so that nobody looks at it.
-    for page in (0..PAGES).filter(|page| *page != 3) {
+    // What is written all the time is sent.
+    let hot = Fault::Unreadable(Victim::Primary, 0, 4);
+    let summary = with(&[(PROTECT_AT - MS, hot)]);
+    assert_eq!(summary.states, ["unprotected", "failed"]);
+    // The backup holds the other pages already: they are compared.
+    for page in (4..PAGES).chain(PAGES + 3..ALL_PAGES) {
         let summary = with(&[(PROTECT_AT - MS, unreadable(Victim::Primary, page))]);
         assert_eq!(summary.protections, 0, "page {page}: {summary:?}");
         assert_eq!(summary.states, ["unprotected", "failed"], "page {page}");
@@ -24,7 +27,7 @@ fn a_primary_that_cannot_read_what_it_clones_goes_on_unprotected() {
 
 #[test]
 fn a_protected_primary_that_cannot_read_a_page_ends_and_its_backup_takes_over() {
-    for page in 0..PAGES {
+    for page in 0..ALL_PAGES {
         let summary = with(&[(LATER, unreadable(Victim::Primary, page))]);
         let found = (summary.promotions, summary.divergences);
         assert_eq!(found, (1, 0), "page {page}: {summary:?}");
@@ -36,7 +39,8 @@ fn a_protected_primary_that_cannot_read_a_page_ends_and_its_backup_takes_over() 
 fn a_page_that_cannot_be_read_around_the_end_of_a_clone_costs_protection_and_nothing_else() {
     for step in 0..120 {
         let at = PROTECT_AT + step * MS / 16;
-        let mut scenario = Scenario::plain(vec![(at, unreadable(Victim::Primary, step % PAGES))]);
+        let mut scenario =
+            Scenario::plain(vec![(at, unreadable(Victim::Primary, step % ALL_PAGES))]);
         scenario.latency_ns = MS;
         scenario.parameters.epoch_ms = 1;
         let summary = live(scenario);
@@ -51,7 +55,7 @@ fn a_primary_that_cannot_read_what_a_repair_needs_ships_none_of_it() {
             (LATER, Fault::FlipMemory(true)),
             (
                 LATER + step * MS / 2,
-                Fault::Unreadable(Victim::Primary, 0, PAGES),
+                Fault::Unreadable(Victim::Primary, 0, ALL_PAGES),
             ),
         ];
         let mut scenario = Scenario::plain(faults);
@@ -62,7 +66,7 @@ fn a_primary_that_cannot_read_what_a_repair_needs_ships_none_of_it() {
     }
     // The primary itself never looks at the page; its backup reports it.
     let faults = vec![
-        (LATER, Fault::Unreadable(Victim::Primary, PAGES / 3, PAGES)),
+        (LATER, Fault::Unreadable(Victim::Primary, 4, ALL_PAGES)),
         (LATER + MS, Fault::FlipMemory(false)),
     ];
     let mut scenario = Scenario::plain(faults);
@@ -74,7 +78,7 @@ fn a_primary_that_cannot_read_what_a_repair_needs_ships_none_of_it() {
 
 #[test]
 fn a_backup_that_cannot_read_a_page_is_given_it_anew() {
-    for page in 0..PAGES {
+    for page in 0..ALL_PAGES {
         let summary = with(&[(LATER, unreadable(Victim::Backup, page))]);
         assert!(summary.repairs >= 1, "page {page}: {summary:?}");
         assert_eq!(summary.divergences, summary.repairs);

@@ -41,6 +41,10 @@ pub struct Summary {
     pub clock_error_ms: i64,
     /// Requests that were answered.
     pub answered: u64,
+    /// Frames that came to the survivor's machine.
+    pub frames: u64,
+    /// Requests of its disk that were done.
+    pub disk_requests: u64,
     /// Outputs that the world saw twice.
     pub repeated: u64,
     /// Promotions of a backup.
@@ -213,6 +217,8 @@ impl Life {
         {
             host.tainted = None;
         }
+        let repairing = host.replica.state() == "repairing";
+        host.repairing_since = repairing.then(|| host.repairing_since.unwrap_or(self.now));
         if let Some(wrong) = host.wrong.take() {
             return Err(wrong);
         }
@@ -275,6 +281,7 @@ impl Life {
             let mut requests = self.world.ask_again(now);
             if now < QUIET_AT {
                 requests.push(self.world.ask(now));
+                requests.extend(self.world.frame(now));
             }
             self.next_request = now + self.scenario.request_every;
             self.offer(requests);
@@ -413,7 +420,12 @@ impl Life {
             }
             Fault::Unreadable(victim, from, to) => {
                 if let Some(index) = self.victim(victim) {
-                    self.hosts[index].machine.spoil(from..to);
+                    let repairs = self.hosts[index].status(now).map_or(0, |s| s.repairs);
+                    let host = &mut self.hosts[index];
+                    host.machine.spoil(from..to);
+                    // It may be a backup by the time that the page is looked at.
+                    host.tainted = Some(host.tainted.unwrap_or(repairs));
+                    self.flipped = true;
                 }
             }
             Fault::RefusePages(victim) => {

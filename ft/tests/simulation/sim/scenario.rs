@@ -4,7 +4,7 @@ use ft::output::ReleasePolicy;
 use ft::parameters::Parameters;
 
 use super::random::Random;
-use super::toy::PAGES;
+use super::toy::ALL_PAGES;
 use super::wire::{Damage, Way};
 
 /// A millisecond of simulated time.
@@ -194,7 +194,7 @@ fn unreadable_pages(random: &mut Random) -> Option<(u64, Fault)> {
     let mut random = Random::new(random.next() ^ random.next());
     let victim = random.pick(&[Victim::Primary, Victim::Primary, Victim::Backup]);
     let at = random.between(PROTECT_AT, LAST_FAULT);
-    let page = random.between(0, PAGES - 1);
+    let page = random.between(0, ALL_PAGES - 1);
     let fault = (at, Fault::Unreadable(victim, page, page + 1));
     random.chance(12).then_some(fault)
 }
