@@ -143,6 +143,8 @@ fn print_totals(seeds: u64, sum: &Tally) {
         epochs,
         protections,
         throttled,
+        frames,
+        disk_requests,
         ..
     } = &sum.total;
     println!(
@@ -150,6 +152,7 @@ fn print_totals(seeds: u64, sum: &Tally) {
         sum.lost
     );
     println!("  {answered} requests answered, {repeated} outputs seen twice at a failover");
+    println!("  {frames} frames and {disk_requests} requests of disks in the survivors' lives");
     println!("  {protections} protections, {epochs} epochs verified, throttled {throttled} times");
     println!(
         "  {promotions} promotions ({planned} planned), {alone} went on alone, {fenced} fenced"
@@ -186,4 +189,6 @@ fn add(total: &mut Summary, summary: &Summary) {
     total.epochs += summary.epochs;
     total.protections += summary.protections;
     total.throttled += summary.throttled;
+    total.frames += summary.frames;
+    total.disk_requests += summary.disk_requests;
 }

@@ -5,8 +5,10 @@
 //! ```
 //!
 //! A page counts when it was written in the epoch. So that damage to a page that nobody writes is
-//! found too, each epoch also *scrubs* a few further pages, chosen by its number and thus equal on
-//! both sides. The hash is XXH3 with 64 bits: for telling states apart, not for secrecy.
+//! found too, each epoch also *scrubs* a few further pages of each part of the machine, chosen by its
+//! number and thus equal on both sides. The hash is XXH3 with 64 bits: for telling states apart, not for secrecy.
+
+use std::ops::Range;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -60,7 +62,7 @@ pub struct EpochDigest {
 impl EpochDigest {
     /// Takes the machine's dirty pages and digests its state.
     ///
-    /// `scrub` is how many further pages are read.
+    /// `scrub` is how many further pages of each part are read.
     pub fn take(
         machine: &mut dyn Machine,
         epoch: Epoch,
@@ -69,7 +71,9 @@ impl EpochDigest {
     ) -> Self {
         let written = machine.take_dirty_pages();
         let mut numbers = written.clone();
-        numbers.extend(scrubbed(epoch, scrub, machine.page_count()));
+        for part in parts(&machine.scrub_parts(), machine.page_count()) {
+            numbers.extend(scrubbed(epoch, scrub, part));
+        }
         numbers.sort_unstable();
         numbers.dedup();
         let pages = numbers
@@ -134,14 +138,24 @@ fn fold(root: &mut Xxh3, parts: &mut Vec<u32>, digest: u64) {
     parts.push((digest >> 32) as u32 ^ digest as u32);
 }
 
-/// The pages that an epoch scrubs: a window that moves round the memory.
-fn scrubbed(epoch: Epoch, scrub: u32, page_count: u64) -> impl Iterator<Item = PageNumber> {
+/// The parts that begin at these pages; none is empty or goes beyond the last page.
+fn parts(starts: &[u64], page_count: u64) -> impl Iterator<Item = Range<u64>> {
+    let ends = starts.iter().skip(1).copied().chain([page_count]);
+    let parts = starts.iter().zip(ends);
+    parts
+        .map(move |(start, end)| *start..end.min(page_count))
+        .filter(|part| !part.is_empty())
+}
+
+/// The pages of a part that an epoch scrubs: a window that moves round it.
+fn scrubbed(epoch: Epoch, scrub: u32, part: Range<u64>) -> impl Iterator<Item = PageNumber> {
+    let page_count = part.end - part.start;
     let count = u64::from(scrub).min(page_count);
     let start = match page_count {
         0 => 0,
         _ => epoch.0.wrapping_mul(u64::from(scrub)) % page_count,
     };
-    (0..count).map(move |index| PageNumber((start + index) % page_count))
+    (0..count).map(move |index| PageNumber(part.start + (start + index) % page_count))
 }
 
 #[cfg(test)]
@@ -194,7 +208,7 @@ mod tests {
     fn scrubbing_visits_every_page_within_one_round() {
         let mut seen = [false; 10];
         for epoch in 0..4 {
-            for page in scrubbed(Epoch(epoch), 3, 10) {
+            for page in scrubbed(Epoch(epoch), 3, 0..10) {
                 seen[page.0 as usize] = true;
             }
         }
@@ -202,8 +216,24 @@ mod tests {
     }
 
     #[test]
+    fn each_part_is_scrubbed_at_its_own_pace() {
+        let mut seen = [0; 104];
+        for epoch in 0..50 {
+            for part in parts(&[0, 4, 4, 200], 104) {
+                for page in scrubbed(Epoch(epoch), 2, part) {
+                    seen[page.0 as usize] += 1;
+                }
+            }
+        }
+        assert_eq!(seen[..4], [25; 4]);
+        assert_eq!(seen[4..], [1; 100]);
+        assert_eq!(parts(&[0], 7).last(), Some(0..7));
+        assert_eq!(parts(&[0], 0).count(), 0);
+    }
+
+    #[test]
     fn scrubbing_more_than_there_is_visits_each_page_once() {
-        assert_eq!(scrubbed(Epoch(5), 100, 3).count(), 3);
-        assert_eq!(scrubbed(Epoch(5), 100, 0).count(), 0);
+        assert_eq!(scrubbed(Epoch(5), 100, 0..3).count(), 3);
+        assert_eq!(scrubbed(Epoch(5), 100, 0..0).count(), 0);
     }
 }

@@ -1,13 +1,15 @@
 //! When an epoch ends.
 //!
 //! After `epoch_ms` of *execution*, so that a guest that mostly sleeps does not fill the log with
-//! digests; yet after ten times that of host time if it ran at all; at a bound of log bytes; and
-//! behind a control operation.
+//! digests; yet after ten times that of host time if it ran at all; at a bound of log bytes or of
+//! pages written, which all have to be digested at once; and behind a control operation.
 
 use crate::time::{Epoch, HostTime, NS_PER_MS};
 
 /// Log bytes after which an epoch ends early.
 const MAX_LOG_BYTES: u64 = 256 << 10;
+/// Pages written after which an epoch ends early: 32 MiB.
+const MAX_WRITTEN_PAGES: u64 = 8192;
 /// Epoch lengths of host time after which an epoch ends although little was executed in it.
 const STRETCH: u64 = 10;
 
@@ -19,6 +21,7 @@ pub struct EpochMeter {
     started: HostTime,
     executed_ns: u64,
     log_bytes: u64,
+    written_pages: u64,
     progressed: bool,
     forced: bool,
 }
@@ -39,6 +42,7 @@ impl EpochMeter {
             started: now,
             executed_ns: 0,
             log_bytes: 0,
+            written_pages: 0,
             progressed: false,
             forced: false,
         }
@@ -62,6 +66,11 @@ impl EpochMeter {
         self.progressed = true;
     }
 
+    /// So many pages were written since the epoch began.
+    pub fn wrote(&mut self, pages: u64) {
+        self.written_pages = pages;
+    }
+
     /// The epoch is to end at the next chance, if anything happened in it.
     pub fn force(&mut self) {
         self.forced = true;
@@ -80,6 +89,7 @@ impl EpochMeter {
             && (self.forced
                 || self.executed_ns >= self.length_ns
                 || self.log_bytes >= MAX_LOG_BYTES
+                || self.written_pages >= MAX_WRITTEN_PAGES
                 || now.since(self.started) >= self.length_ns.saturating_mul(STRETCH))
     }
 
@@ -134,6 +144,19 @@ mod tests {
         assert!(!meter.is_due(at_ms(99)));
         assert!(meter.is_due(at_ms(100)));
         assert_eq!(meter.latest_end(), Some(at_ms(100)));
+    }
+
+    #[test]
+    fn an_epoch_ends_at_the_bound_of_written_pages() {
+        let mut meter = EpochMeter::new(10, at_ms(0));
+        meter.executed(1);
+        meter.wrote(MAX_WRITTEN_PAGES - 1);
+        assert!(!meter.is_due(at_ms(1)));
+        meter.wrote(MAX_WRITTEN_PAGES);
+        assert!(meter.is_due(at_ms(1)));
+        meter.next(at_ms(1));
+        meter.executed(1);
+        assert!(!meter.is_due(at_ms(1)));
     }
 
     #[test]

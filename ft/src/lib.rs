@@ -25,6 +25,7 @@ pub mod record;
 pub mod replay;
 pub mod replica;
 pub mod runs;
+mod section_stage;
 pub mod snapshot;
 pub mod status;
 mod stray;

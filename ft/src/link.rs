@@ -4,9 +4,13 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::FieldWriter;
 use crate::log::EntryKind;
+use crate::machine::Section;
 use crate::protocol::message::kind;
 use crate::protocol::{FrameDecoder, FrameEncoder, Message};
+use crate::section_stage::runs_of;
+use crate::snapshot::write_sections;
 use crate::time::{Generation, HostTime};
 
 /// Window over which rates are taken.
@@ -246,6 +250,20 @@ impl Link {
         };
         self.traffic.add(purpose, size as u64);
         envelope
+    }
+
+    /// Queues sections for the peer, in as many messages as they take.
+    pub(crate) fn send_sections(
+        &mut self,
+        sections: &[Section],
+        generation: Generation,
+        now: HostTime,
+    ) {
+        for run in runs_of(sections) {
+            let mut payload = FieldWriter::new();
+            write_sections(&mut payload, run);
+            self.send(&Message::Sections(payload.finish()), generation, now);
+        }
     }
 
     /// Takes at most `max` bytes for the peer; none if there are none.

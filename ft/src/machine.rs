@@ -119,8 +119,27 @@ pub trait Machine {
     /// How many pages of memory there are.
     fn page_count(&self) -> u64;
 
+    /// The first page of each part whose pages are scrubbed by themselves, ascending from zero: with
+    /// a large disk behind it, a small memory would have its turn seldom. Equal on both sides, as
+    /// the number of pages is; each part costs one more window in each epoch.
+    fn scrub_parts(&self) -> Vec<u64> {
+        vec![0]
+    }
+
     /// Copies a page out. `page` is below [`Self::page_count`].
     fn read_page(&self, page: PageNumber, bytes: &mut Page);
+
+    /// Takes what could not be read for [`Self::read_page`] or [`Self::page_digest`] since the last
+    /// call, if anything; those pages counted as zeroes.
+    fn take_unreadable(&mut self) -> Option<String> {
+        None
+    }
+
+    /// What the host could not do, if the machine cannot go on because of it: what was set is not
+    /// all there.
+    fn failure(&self) -> Option<String> {
+        None
+    }
 
     /// Sets a page and counts it as dirty. `page` is below [`Self::page_count`].
     fn write_page(&mut self, page: PageNumber, bytes: &Page);
@@ -132,9 +151,21 @@ pub trait Machine {
         digest::of_page(&bytes)
     }
 
+    /// Pages of whose contents [`Self::page_digest`] says nothing at the moment, as those of a disk
+    /// that are being written: a repair ships them, whatever their digests.
+    fn undecided_pages(&self) -> Vec<PageNumber> {
+        Vec::new()
+    }
+
     /// Takes the pages written since the last call, ascending, each once. The set is as
     /// deterministic as the rest of the state.
     fn take_dirty_pages(&mut self) -> Vec<PageNumber>;
+
+    /// About how many pages were written since [`Self::take_dirty_pages`] was last called; cheap, and
+    /// never more than there are. An epoch ends when there are many.
+    fn dirty_pages_hint(&self) -> u64 {
+        0
+    }
 
     /// All pages that may hold something else than zeroes, ascending, each once.
     fn touched_pages(&self) -> Vec<PageNumber>;

@@ -152,6 +152,7 @@ impl Recorder {
         }
         self.take_inputs(machine, inbox, &mut slice);
         slice.outcome = self.execute(machine, pace, &mut slice);
+        self.meter.wrote(machine.dirty_pages_hint());
         if slice.outcome != Outcome::Busy {
             self.busy_since = None;
         }

@@ -132,7 +132,10 @@ impl Replayer {
 
     /// Digest of the state as it is, for telling the primary. Takes the machine's dirty pages.
     pub fn digest(&self, machine: &mut dyn Machine) -> EpochDigest {
-        EpochDigest::take(machine, self.epoch, self.scrub_pages, self.ledger)
+        let digest = EpochDigest::take(machine, self.epoch, self.scrub_pages, self.ledger);
+        // The zeroes that stand for what cannot be read differ, and are repaired.
+        machine.take_unreadable();
+        digest
     }
 
     /// Executes up to `at`; whether it was reached within the budget.

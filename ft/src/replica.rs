@@ -88,6 +88,16 @@ impl Replica {
         matches!(self.role, RoleState::Primary(_))
     }
 
+    /// Whether it executes for real and nothing is under way that decides whether it goes on: no
+    /// claim after its backup fell silent, and no handing over.
+    #[must_use]
+    pub fn is_undisputed(&self) -> bool {
+        match &self.role {
+            RoleState::Primary(primary) => primary.is_undisputed(),
+            RoleState::Backup(_) => false,
+        }
+    }
+
     /// Begins to protect the machine; see [`Primary::protect`].
     ///
     /// # Errors

@@ -21,11 +21,11 @@ pub const MAX_REPAIR_PAGES: usize = 64 << 10;
 /// Most bytes of the batches of a repair.
 pub const MAX_REPAIR_BYTES: usize = MAX_REPAIR_PAGES * (PAGE_SIZE + 16);
 /// Most sections of a machine.
-const MAX_SECTIONS: u64 = 1024;
+pub(crate) const MAX_SECTIONS: u64 = 1024;
 /// Longest name of a section.
 const MAX_SECTION_NAME: usize = 64;
 /// Largest section.
-const MAX_SECTION_BYTES: usize = 8 << 20;
+pub(crate) const MAX_SECTION_BYTES: usize = 8 << 20;
 
 /// The data follows as it is.
 const PACKING_NONE: u8 = 0;

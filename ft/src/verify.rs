@@ -27,6 +27,8 @@ pub struct VerifySummary {
     pub entries: u64,
     /// Outputs that were repeated.
     pub outputs: u64,
+    /// Bytes of the log before its first entry: header and snapshot.
+    pub snapshot_bytes: u64,
     /// Offset at which the log was cut, if it was.
     pub cut_at: Option<u64>,
 }
@@ -54,6 +56,7 @@ pub fn verify<R: Read>(
     mut observe: impl FnMut(Vec<NumberedOutput>) -> bool,
 ) -> Result<VerifySummary, VerifyError> {
     reader.restore(machine)?;
+    let snapshot_bytes = reader.position();
     let header = reader.header();
     let base = ReplayBase {
         epoch: Epoch(0),
@@ -68,6 +71,7 @@ pub fn verify<R: Read>(
         instructions: 0,
         entries: 0,
         outputs: 0,
+        snapshot_bytes,
         cut_at: None,
     };
     'log: while let Some(entry) = reader.next_entry()? {

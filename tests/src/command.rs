@@ -208,7 +208,9 @@ pub fn host_is_quiet(what: &str, since: Instant) -> Result<bool, HarnessError> {
     let load = load_average()?;
     if load > 3.0 {
         let taken_s = since.elapsed().as_secs_f64();
-        println!("SKIP: time limit of {what} ({taken_s:.1} s taken): the load average is {load}");
+        crate::skip(&format!(
+            "time limit of {what} ({taken_s:.1} s taken): the load average is {load}"
+        ));
         return Ok(false);
     }
     Ok(true)

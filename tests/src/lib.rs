@@ -1,13 +1,18 @@
-//! Harness of the black-box tests: drives the built binaries through their sockets, and talks to
-//! the test guest's line service.
+//! Harness of the black-box tests: drives the built binaries through their sockets, talks to the
+//! test guest's line service, and to servers in guests over a network of their own.
 //!
-//! What is here knows the programs only from outside: their command lines, their API, and the
-//! bytes on a serial socket.
+//! What is here knows the programs only from outside: their command lines, their API, the bytes on
+//! a serial socket and the frames on a tap.
 
+pub mod capture;
 pub mod command;
 pub mod measure;
+pub mod network;
 pub mod process;
+pub mod proxy;
+pub mod random;
 pub mod scenario;
+pub mod servers;
 pub mod service;
 
 #[path = "../guests/guest/chain.rs"]
@@ -23,6 +28,7 @@ mod hex;
 #[allow(dead_code, reason = "the guest's own file")]
 mod sha256;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Something went wrong in a test's surroundings or in what it drives.
@@ -69,11 +75,32 @@ fn chain(error: &api_client::ClientError) -> String {
 }
 
 impl HarnessError {
+    /// The HTTP status with which the API refused, if that is what happened.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Api {
+                source: api_client::ClientError::Refused { status, .. },
+                ..
+            } => Some(status.0),
+            _ => None,
+        }
+    }
+
     /// A host error with what was tried.
     pub fn host(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let action = action.into();
         move |source| Self::Host { action, source }
     }
+}
+
+/// Tells that a test, or a part of it, cannot run here and why; `scripts/test` counts these lines.
+///
+/// The test harness of the language keeps what passing tests print with macros to itself, so this
+/// writes to the standard error itself. It begins a line of its own: the dots that stand for tests
+/// do not end theirs.
+pub fn skip(reason: &str) {
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "\nSKIP: {reason}");
 }
 
 /// The repository's root.

@@ -17,6 +17,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(150);
 /// One `cloud-hypervisor` process. It is killed when this is dropped.
 pub struct VmProcess {
     child: Child,
+    name: String,
     api: PathBuf,
     serial: PathBuf,
     log: PathBuf,
@@ -48,6 +49,7 @@ impl VmProcess {
             .map_err(HarnessError::host(format!("start {}", path.display())))?;
         let mut process = Self {
             child,
+            name: name.to_owned(),
             api,
             serial,
             log,
@@ -152,6 +154,16 @@ impl VmProcess {
     /// As [`VmProcess::get`].
     pub fn ft_status(&self) -> Result<Value, HarnessError> {
         self.get("vm.ft-status")
+    }
+
+    /// Its name in the folder.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Path of its log.
+    pub fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Path of the serial socket.

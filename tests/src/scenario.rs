@@ -1,6 +1,6 @@
 //! A protected guest with a client, whose primary is killed again and again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -126,6 +126,9 @@ fn reconnect(
     }
 }
 
+/// What a backup has of its own: `config_overrides` of `vm.ft-receive`.
+pub type Overrides = Box<dyn Fn(&VmProcess) -> Result<Value, HarnessError> + Send>;
+
 /// A guest, its backup, and the folder with their sockets.
 pub struct Pair {
     folder: PathBuf,
@@ -134,6 +137,7 @@ pub struct Pair {
     /// Follows it.
     pub backup: Option<VmProcess>,
     started: u32,
+    overrides: Overrides,
 }
 
 /// How the guest is protected.
@@ -143,6 +147,16 @@ pub struct Protection {
     pub start: Value,
     /// `tcp` or `unix`.
     pub transport: &'static str,
+}
+
+impl Protection {
+    /// One that bears with a busy host: a peer may be silent for so long.
+    pub fn patient(timeout_ms: u64) -> Self {
+        Self {
+            start: json!({"timeout_ms": timeout_ms}),
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Protection {
@@ -174,16 +188,27 @@ impl Pair {
         if mark != "MARK ready" {
             line.receive_until(mark, BOOT_TIMEOUT)?;
         }
-        Ok((
-            Self {
-                folder,
-                primary,
-                backup: None,
-                started: 1,
-            },
-            line,
-            boot_s,
-        ))
+        let serial = |backup: &VmProcess| {
+            Ok(json!({"serial": {"mode": "Socket", "socket": backup.serial()}}))
+        };
+        let pair = Self::of(folder, primary, Box::new(serial));
+        Ok((pair, line, boot_s))
+    }
+
+    /// The guest of `primary`, with no backup yet; `overrides` tells what each backup will have.
+    pub fn of(folder: PathBuf, primary: VmProcess, overrides: Overrides) -> Self {
+        Self {
+            folder,
+            primary,
+            backup: None,
+            started: 1,
+            overrides,
+        }
+    }
+
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Starts a backup and protects the guest with it.
@@ -201,15 +226,22 @@ impl Pair {
     /// # Errors
     /// When it cannot listen.
     pub fn start_backup(&mut self, transport: &str) -> Result<Value, HarnessError> {
-        let name = format!("vmm-{}", self.started);
+        // Sides are told apart by the numbers of processes: see `servers`. After a swap, the next
+        // number may be one of the primary's own side.
+        let side = |name: &str| crate::servers::side_of_name(name);
+        let mut name = format!("vmm-{}", self.started);
+        if side(&name) == side(self.primary.name()) {
+            self.started += 1;
+            name = format!("vmm-{}", self.started);
+        }
         self.started += 1;
         let backup = VmProcess::start_empty(&self.folder, &name)?;
         let url = match transport {
             "unix" => format!("unix:{}", self.folder.join(format!("{name}.ft")).display()),
             _ => "tcp:127.0.0.1:0".to_owned(),
         };
-        let serial = json!({"mode": "Socket", "socket": backup.serial()});
-        let receive = json!({"receiver_url": url, "config_overrides": {"serial": serial}});
+        let overrides = (self.overrides)(&backup)?;
+        let receive = json!({"receiver_url": url, "config_overrides": overrides});
         backup.put("vm.ft-receive", &receive)?;
         let status = backup.ft_status()?;
         self.backup = Some(backup);
@@ -248,6 +280,23 @@ impl Pair {
             Ok(backup.ft_status()?["live"] == Value::Bool(true))
         })?;
         self.primary = backup;
+        Ok(())
+    }
+
+    /// Swaps the roles as planned, and waits until the guest is protected the other way round.
+    ///
+    /// # Errors
+    /// When the roles are not swapped.
+    pub fn swap(&mut self) -> Result<(), HarnessError> {
+        let call = json!({"planned": true});
+        self.primary.put("vm.ft-failover", &call)?;
+        let old = self.backup.take();
+        let new = old.ok_or_else(|| HarnessError::Broken("there is no backup".to_owned()))?;
+        wait_until("the swap of roles", FAILOVER_TIMEOUT, || {
+            let status = new.ft_status()?;
+            Ok(status["live"] == Value::Bool(true) && status["role"] == "primary")
+        })?;
+        self.backup = Some(std::mem::replace(&mut self.primary, new));
         Ok(())
     }
 }

@@ -150,11 +150,12 @@ fn a_socket_in_use_stays_with_its_owner() {
 }
 
 /// Makes a call that must be refused with `status`; the error must have every one of `words`.
-fn api_refuses(process: &VmProcess, call: &str, body: &Value, words: &[&str]) {
+fn api_refuses(process: &VmProcess, call: &str, body: &Value, status: u16, words: &[&str]) {
     let error = process
         .put(call, body)
         .expect_err(&format!("{call} took {body}"));
     let said = error.to_string();
+    assert_eq!(error.status(), Some(status), "{call} {body}: {said}");
     for word in words {
         assert!(
             said.contains(word),
@@ -191,22 +192,31 @@ fn the_api_names_what_it_refuses_and_goes_on() {
         &process,
         "vm.create",
         &but(&good, "nonsense", json!(1)),
+        400,
         &["nonsense"],
     );
     api_refuses(
         &process,
         "vm.create",
         &but(&good, "payload", json!({"kernel": 5})),
+        400,
         &["payload.kernel: invalid type: integer `5`"],
     );
-    api_refuses(&process, "vm.create", &json!([]), &["JSON"]);
-    api_refuses(&process, "vm.boot", &Value::Null, &["VM config is missing"]);
-    api_refuses(&process, "vm.pause", &Value::Null, &["not"]);
+    api_refuses(&process, "vm.create", &json!([]), 400, &["JSON"]);
+    api_refuses(
+        &process,
+        "vm.boot",
+        &Value::Null,
+        404,
+        &["VM config is missing"],
+    );
+    api_refuses(&process, "vm.pause", &Value::Null, 500, &["not"]);
     let lost = json!({"receiver_url": "pigeon:7"});
     api_refuses(
         &process,
         "vm.ft-receive",
         &lost,
+        400,
         &["receiver_url", "pigeon:7"],
     );
 
@@ -236,9 +246,10 @@ fn the_api_names_what_it_refuses_and_goes_on() {
                 words.iter().all(|word| said.contains(word)),
                 "{bad}: {said}"
             );
+            assert_eq!(error.status(), Some(400), "{bad}: {said}");
             continue;
         }
-        api_refuses(&process, "vm.boot", &Value::Null, &words);
+        api_refuses(&process, "vm.boot", &Value::Null, 400, &words);
         assert_eq!(process.get("vm.info").unwrap()["state"], "Created", "{bad}");
         process.put("vm.delete", &Value::Null).unwrap();
     }
@@ -246,6 +257,7 @@ fn the_api_names_what_it_refuses_and_goes_on() {
         &process,
         "vm.ft-failover",
         &json!({"planned": true}),
+        404,
         &["VM is not"],
     );
 }
@@ -269,20 +281,22 @@ fn a_running_vm_is_unharmed_by_bad_calls() {
     let good = vm(&guest_file("vmlinuz").unwrap());
     let fence = format!("file:{}", scratch.file("fence").display());
 
-    api_refuses(&guest, "vm.create", &good, &["already created"]);
-    api_refuses(&guest, "vm.boot", &Value::Null, &["already created"]);
-    api_refuses(&guest, "vm.resume", &Value::Null, &["Running"]);
-    api_refuses(&guest, "vm.ft-stop", &Value::Null, &["protect"]);
+    api_refuses(&guest, "vm.create", &good, 500, &["already created"]);
+    api_refuses(&guest, "vm.boot", &Value::Null, 500, &["already created"]);
+    api_refuses(&guest, "vm.resume", &Value::Null, 500, &["Running"]);
+    api_refuses(&guest, "vm.ft-stop", &Value::Null, 409, &["protect"]);
     api_refuses(
         &guest,
         "vm.ft-failover",
         &json!({"planned": true}),
+        409,
         &["protect"],
     );
     api_refuses(
         &guest,
         "vm.ft-failover",
         &json!({"planned": "yes"}),
+        400,
         &["planned: invalid type: string"],
     );
     let to = |url: &str, more: Value| {
@@ -318,7 +332,7 @@ fn a_running_vm_is_unharmed_by_bad_calls() {
         ),
         (to(nobody, json!({"speed": "high"})), ["speed", "unknown"]),
     ] {
-        api_refuses(&guest, "vm.ft-start", &body, &words);
+        api_refuses(&guest, "vm.ft-start", &body, 400, &words);
     }
     let status = guest.ft_status().unwrap();
     assert_eq!(

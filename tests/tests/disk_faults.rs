@@ -375,7 +375,7 @@ fn a_limit_of_the_backups_files_ends_the_backup_and_nothing_else() {
 }
 
 #[test]
-fn a_file_that_is_cut_off_is_the_guests_error_and_does_not_reach_the_backup() {
+fn a_file_that_is_cut_off_is_the_guests_error_and_nothing_that_a_backup_takes_over() {
     let scratch = Scratch::new("disk-cut").unwrap();
     let disk = image(&scratch.file("disk.raw"));
     let Some(mut guest) = Guest::boot(&scratch, &disk) else {
@@ -393,21 +393,30 @@ fn a_file_that_is_cut_off_is_the_guests_error_and_does_not_reach_the_backup() {
     failed(&guest.run("dd if=/dev/vda of=/dev/null bs=64k"));
     assert_eq!(guest.succeeds("echo alive"), "alive");
     guest.wait_until_verified();
-    // The page is written, so it is compared, and there are only zeroes to compare it by.
-    guest.succeeds(&format!("blkdiscard -o {MIB} -l 512 /dev/vda"));
-    guest.wait_for("unprotected");
+    // The page is written, so it is compared, and there are only zeroes to compare it by: the
+    // backup, which has all of it, takes over.
+    let discard = format!("blkdiscard -o {MIB} -l 512 /dev/vda");
+    guest.shell.send(&discard).unwrap();
+    let waited = wait_until("the backup to take over", LIMIT, || {
+        Ok(backup.ft_status()?["live"] == true)
+    });
+    assert!(waited.is_ok(), "{waited:?}: {:?}", backup.ft_status());
+    guest.move_to(backup);
     assert_eq!(guest.succeeds("echo alive"), "alive");
+    guest.succeeds(&format!("{discard}; sync"));
     let mut expected = vec![0; DISK as usize];
     expected[..(WRITE_MIB * MIB) as usize].fill(b'a');
-    let kept = std::fs::read(&mirror).unwrap();
-    // The backup may have ended before it came to the last request.
-    let last = MIB as usize..MIB as usize + 512;
-    expected[last.clone()].copy_from_slice(&kept[last]);
-    assert!(kept == expected, "the backup's copy is no more what it was");
-    drop(backup);
-    let refusal = guest.try_protect(&scratch, "other", &scratch.file("other.raw"));
+    expected[MIB as usize..][..512].fill(0);
+    let kept = std::fs::read(&mirror).unwrap() == expected;
+    assert!(kept, "the backup's copy is no more what it was");
+    // What cannot be read is not cloned either.
+    let file = std::fs::File::options().write(true).open(&mirror).unwrap();
+    file.set_len(MIB).unwrap();
+    guest.succeeds(&discard);
+    let other = scratch.file("other.raw");
+    let refusal = guest.try_protect(&scratch, "other", &other);
     let refusal = refusal.map(|_| ()).unwrap_err().to_string();
-    assert!(refusal.contains("cannot be read"), "{refusal}");
+    assert!(refusal.contains("disk of device"), "{refusal}");
     assert_eq!(guest.succeeds("echo alive"), "alive");
 }
 

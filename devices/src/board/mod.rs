@@ -118,8 +118,10 @@ impl Board {
         }
     }
 
-    /// Resets every device, as the platform's reset line does. Untaken events are dropped.
+    /// Resets every device, as the platform's reset line does. Untaken events are dropped; the ones
+    /// that are left say which virtio devices lost their driver.
     pub fn reset(&mut self, now: VirtualTime) {
+        let ready = self.ready_devices();
         self.lapic.reset(now);
         self.lapic.enter_virtual_wire_mode();
         self.ioapic.reset(now);
@@ -139,7 +141,10 @@ impl Board {
                 .for_each(VirtioPci::power_on_reset);
         }
         self.undecoded_accesses = 0;
-        self.events = BoardEvents::default();
+        self.events = BoardEvents {
+            virtio: ready,
+            ..BoardEvents::default()
+        };
     }
 
     /// INIT of the processor: resets its local APIC.

@@ -155,6 +155,17 @@ impl Board {
         result
     }
 
+    /// An event for each device whose driver is ready, that it is given up.
+    pub(super) fn ready_devices(&self) -> Vec<DeviceEvent> {
+        let functions = self.functions().iter().enumerate();
+        let ready = functions.filter(|(_, function)| function.driver_features().is_some());
+        let events = ready.map(|(device, _)| DeviceEvent {
+            device,
+            event: VirtioEvent::DeviceReset,
+        });
+        events.collect()
+    }
+
     fn functions(&self) -> &[VirtioPci<AnyVirtio>] {
         self.pci.as_ref().map_or(&[], Bus::functions)
     }

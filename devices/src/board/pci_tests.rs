@@ -223,6 +223,10 @@ fn reset_moves_bars_back_and_stops_devices() {
     start_entropy(&mut board, &mut ram);
     board.mmio_write(ECAM_BASE + (1 << 15) + 0x10, 4, 0xd000_0000, T0, &mut ram);
     board.reset(T0);
+    // The host side of the device that had a driver is told that it has none any more.
+    let events = board.take_events().virtio;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].event, VirtioEvent::DeviceReset);
     let mut fresh = self::board();
     fresh.reset(T0);
     assert_eq!(board, fresh);

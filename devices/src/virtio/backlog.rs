@@ -13,6 +13,10 @@ pub const BACKLOG_FRAMES: usize = 256;
 /// Bytes that wait at most.
 pub const BACKLOG_BYTES: usize = 1024 * 1024;
 
+/// Frames for which there is still a place when [`Backlog::room`] says that there is room: so many
+/// may be on their way at once.
+pub const BACKLOG_RESERVE: usize = 32;
+
 /// The waiting frames; its state is all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backlog {
@@ -26,10 +30,11 @@ impl Backlog {
         self.frames.is_empty()
     }
 
-    /// Bytes of the longest frame that would be taken now, if it is at most `limit`.
+    /// Bytes of the frames that would be taken now, at most [`BACKLOG_RESERVE`] of them and `limit`
+    /// bytes; zero when so many might be too many.
     #[must_use]
     pub fn room(&self, limit: usize) -> usize {
-        if self.frames.len() >= BACKLOG_FRAMES {
+        if self.frames.len() + BACKLOG_RESERVE > BACKLOG_FRAMES {
             return 0;
         }
         limit.min(BACKLOG_BYTES - self.bytes())
@@ -38,7 +43,8 @@ impl Backlog {
     /// Appends a frame. Whether there was room.
     #[must_use]
     pub fn push(&mut self, frame: Payload) -> bool {
-        let taken = frame.len() <= self.room(frame.len());
+        let bytes_left = BACKLOG_BYTES - self.bytes();
+        let taken = self.frames.len() < BACKLOG_FRAMES && frame.len() <= bytes_left;
         if taken {
             self.frames.push_back(frame);
         }

@@ -7,7 +7,7 @@ use crate::failover::Suspicion;
 use crate::log::{EntryCoder, Event};
 use crate::output::ReleasePolicy;
 use crate::protocol::{Base, Hello, Message, StopReason};
-use crate::snapshot::{MAX_BATCH_PAGES, MAX_REPAIR_BYTES, MAX_REPAIR_PAGES, read_sections};
+use crate::snapshot::{MAX_BATCH_PAGES, MAX_REPAIR_BYTES, MAX_REPAIR_PAGES};
 use crate::status::{End, FtEvent};
 use crate::time::{Generation, HostTime};
 
@@ -102,13 +102,7 @@ impl Backup {
             }
             (_, Message::Pages(bytes)) if self.awaits_repair() => self.stage(bytes),
             (_, Message::Sections(bytes)) if self.decoder.is_none() || self.awaits_repair() => {
-                let mut reader = FieldReader::new(&bytes);
-                let sections = read_sections(&mut reader).map_err(|error| error.to_string())?;
-                reader
-                    .finish("sections")
-                    .map_err(|error| error.to_string())?;
-                self.staged_sections = Some(sections);
-                Ok(())
+                self.staged_sections.add(&bytes)
             }
             (_, Message::CloneDone(base)) if self.decoder.is_none() => {
                 self.on_clone_done(base, now)

@@ -34,6 +34,7 @@ use crate::protocol::{
     Ack, Base, Hello, HelloAck, MachineFacts, Message, PROTOCOL_VERSION, Refusal,
 };
 use crate::replay::{ReplayBase, Replayer};
+use crate::section_stage::SectionStage;
 use crate::status::{
     End, FtEvent, FtStatus, History, Lag, LogTraffic, Next, OutputStatus, Positions, Role, Throttle,
 };
@@ -86,7 +87,7 @@ pub struct Backup {
     queue: WorkQueue,
     staged_pages: VecDeque<Vec<u8>>,
     staged_bytes: usize,
-    staged_sections: Option<Vec<Section>>,
+    staged_sections: SectionStage,
     decoder: Option<EntryCoder>,
     replayer: Option<Replayer>,
     /// The sections that were reported to the primary; a repair brings those that differ.
@@ -143,7 +144,7 @@ impl Backup {
             queue: WorkQueue::default(),
             staged_pages: VecDeque::new(),
             staged_bytes: 0,
-            staged_sections: None,
+            staged_sections: SectionStage::default(),
             decoder: None,
             replayer: None,
             reported: Vec::new(),

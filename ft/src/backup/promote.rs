@@ -9,6 +9,7 @@ use crate::output::OutputGate;
 use crate::primary::Promoted;
 use crate::protocol::Message;
 use crate::record::Recorder;
+use crate::section_stage::SectionStage;
 use crate::status::{End, FtEvent};
 use crate::time::{HostTime, LogicalTime, NS_PER_MS};
 
@@ -83,7 +84,7 @@ impl Backup {
             });
         }
         (self.staged_pages, self.staged_bytes) = Default::default();
-        self.staged_sections = None;
+        self.staged_sections = SectionStage::default();
         self.phase = Phase::Promoting(Box::new(Promotion {
             degraded: matches!(self.phase, Phase::Diverged),
             cause,

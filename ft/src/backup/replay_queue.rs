@@ -5,6 +5,7 @@ use crate::backup::{Backup, Phase, replay_base};
 use crate::codec::FieldReader;
 use crate::digest::PageDigest;
 use crate::divergence::{BackupState, DivergenceCause};
+use crate::event::Input;
 use crate::failover::Suspicion;
 use crate::log::{Entry, Event};
 use crate::machine::{Machine, Section};
@@ -18,6 +19,9 @@ use crate::time::{HostTime, LogPosition};
 /// Items done in one step besides what the instruction budget allows: bounds the time spent on
 /// entries that cost nothing.
 const MAX_ITEMS: usize = 64;
+/// Inputs of devices that are replayed in one step: each may make this host read or write as much
+/// of a disk as a request has.
+const MAX_DEVICE_INPUTS: usize = 4;
 /// Pages of a machine that are looked at, or batches of a repair that are set, between two
 /// heartbeats.
 const MAX_STRAYS: usize = 1024;
@@ -40,6 +44,7 @@ impl Backup {
             return false;
         }
         let mut budget = self.budget(slice_ns);
+        let mut device_inputs = 0;
         for _ in 0..MAX_ITEMS {
             if self.end.is_some() || budget == 0 {
                 break;
@@ -54,11 +59,12 @@ impl Backup {
             };
             // A batch of pages takes about a millisecond: heartbeats must go out in between.
             let is_batch = matches!(item, Item::Pages(_) | Item::Compare(_));
+            device_inputs += usize::from(is_device_input(&item));
             if let Some(item) = self.work_on(machine, item, &mut budget, now) {
                 self.queue.put_back(item);
                 break;
             }
-            if is_batch {
+            if is_batch || device_inputs == MAX_DEVICE_INPUTS {
                 break;
             }
         }
@@ -141,7 +147,7 @@ impl Backup {
     /// Tells the primary which of its pages are not what they are here. The others stay.
     fn compare(
         &mut self,
-        machine: &dyn Machine,
+        machine: &mut dyn Machine,
         pages: &[PageDigest],
         now: HostTime,
     ) -> Result<(), String> {
@@ -151,7 +157,10 @@ impl Backup {
             if page.0 >= count {
                 return Err(format!("page {page} to be compared; there are {count}"));
             }
-            if machine.page_digest(*page) == *digest {
+            // A page that cannot be read is to be written anew, whatever it counts as.
+            let equal = machine.page_digest(*page) == *digest;
+            let readable = machine.take_unreadable().is_none();
+            if equal && readable {
                 self.strays.settle(*page);
             } else {
                 differing.push(*page);
@@ -172,6 +181,9 @@ impl Backup {
     ) {
         if let Err(error) = machine.restore(sections) {
             return self.give_up(&format!("the machine refuses the clone: {error}"), now);
+        }
+        if let Some(text) = machine.failure() {
+            return self.give_up(&format!("the machine does not take the clone: {text}"), now);
         }
         self.settle(machine, base);
         self.phase = match std::mem::replace(&mut self.phase, Phase::Replaying) {
@@ -319,6 +331,8 @@ impl Backup {
             return;
         }
         self.reported.clone_from(&divergence.state.sections);
+        self.link
+            .send_sections(&self.reported, self.generation, now);
         self.link.send(
             &Message::Divergence(Box::new(divergence)),
             self.generation,
@@ -350,6 +364,12 @@ impl Backup {
         if let Err(error) = machine.restore(&sections) {
             return self.give_up(&format!("the machine refuses the repair: {error}"), now);
         }
+        if let Some(text) = machine.failure() {
+            return self.give_up(
+                &format!("the machine does not take the repair: {text}"),
+                now,
+            );
+        }
         self.settle(machine, base);
         self.history.repairs += 1;
         match &mut self.phase {
@@ -378,6 +398,14 @@ impl Backup {
             promotion.drained.get_or_insert(now);
         }
     }
+}
+
+/// Whether an item is something that a device's host side has brought.
+fn is_device_input(item: &Item) -> bool {
+    let Item::Entry(_, entry) = item else {
+        return false;
+    };
+    matches!(entry.event, Event::Input(Input::Device { .. }))
 }
 
 /// Sections with some replaced by others of the same names.

@@ -204,6 +204,12 @@ impl<R: Read> LogReader<R> {
         }
     }
 
+    /// Bytes read so far: behind [`Self::restore`], those of header and snapshot.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.offset
+    }
+
     /// How the log ends, as far as it was read.
     #[must_use]
     pub fn tail(&self) -> Tail {

@@ -15,19 +15,20 @@
 use crate::codec::FieldWriter;
 use crate::link::Link;
 use crate::log::EntryCoder;
-use crate::machine::{Machine, Section};
+use crate::machine::Machine;
 use crate::primary::Primary;
 use crate::primary::compare::Comparison;
 use crate::primary::converge::CloneThrottle;
 use crate::primary::protection::{OutgoingLog, Phase};
 use crate::protocol::{Base, Message};
 use crate::runs::PageRuns;
-use crate::snapshot::{MAX_BATCH_PAGES, write_pages, write_sections};
+use crate::snapshot::{MAX_BATCH_PAGES, write_pages};
 use crate::status::CloneSummary;
 use crate::time::{Epoch, Generation, HostTime, LogPosition, NS_PER_MS, PageNumber};
 
-/// Batches sent between two slices of the guest: two mebibytes of memory, a few milliseconds.
-pub(super) const BATCHES_PER_STEP: usize = 2;
+/// Pages sent between two slices of the guest: about as long as a slice takes, so that the guest
+/// keeps half of its speed.
+pub(super) const PAGES_PER_STEP: usize = 64;
 /// Bytes that may wait for the connection before more are added.
 pub(super) const MAX_UNSENT: usize = 4 << 20;
 /// Pages that may be left for the pause: 4 MiB, ten milliseconds or so.
@@ -62,7 +63,7 @@ enum Onward {
     Answer,
     /// The pause.
     Pause,
-    /// Nothing: the guest writes too fast.
+    /// Nothing: the guest writes too fast, or the host cannot read what is to be sent.
     Hopeless(String),
 }
 
@@ -71,6 +72,8 @@ impl LiveClone {
     /// backup holds and is equal.
     pub(super) fn begin(machine: &mut dyn Machine, held: &PageRuns, now: HostTime) -> Self {
         machine.take_dirty_pages();
+        // What could not be read before is nothing that was sent.
+        machine.take_unreadable();
         let touched = machine.touched_pages();
         let round_pages = touched.len();
         let (common, todo) = held.split(touched);
@@ -103,13 +106,14 @@ impl LiveClone {
         generation: Generation,
         now: HostTime,
     ) -> Onward {
-        self.comparison.ask(machine, link, generation, now);
-        for _ in 0..BATCHES_PER_STEP {
-            let batch = self.next_batch();
-            if batch.is_empty() {
-                break;
+        if let Err(reason) = self.comparison.ask(machine, link, generation, now) {
+            return Onward::Hopeless(reason);
+        }
+        let batch = self.next_batch();
+        if !batch.is_empty() {
+            if let Err(reason) = send_pages(machine, &batch, link, generation, now) {
+                return Onward::Hopeless(reason);
             }
-            send_pages(machine, &batch, link, generation, now);
             self.pages += batch.len() as u64;
         }
         if self.done < self.todo.len() || self.comparison.has_more() {
@@ -123,9 +127,9 @@ impl LiveClone {
 
     /// The next pages to be sent, ascending; none if there are none at the moment.
     fn next_batch(&mut self) -> Vec<PageNumber> {
-        let end = self.todo.len().min(self.done + MAX_BATCH_PAGES);
+        let end = self.todo.len().min(self.done + PAGES_PER_STEP);
         if end == self.done {
-            return self.comparison.take(MAX_BATCH_PAGES);
+            return self.comparison.take(PAGES_PER_STEP);
         }
         let batch = self.todo[self.done..end].to_vec();
         self.done = end;
@@ -206,8 +210,11 @@ impl Primary {
             return;
         };
         machine.synchronise();
-        for batch in clone.todo.chunks(MAX_BATCH_PAGES) {
-            send_pages(machine, batch, &mut protection.link, generation, now);
+        let mut batches = clone.todo.chunks(MAX_BATCH_PAGES);
+        let link = &mut protection.link;
+        let sent = batches.try_for_each(|batch| send_pages(machine, batch, link, generation, now));
+        if let Err(reason) = sent {
+            return self.abandon_start(&reason, now);
         }
         let summary = CloneSummary {
             rounds: clone.round + 1,
@@ -215,7 +222,8 @@ impl Primary {
             total_ms: now.since(clone.started) as f64 / NS_PER_MS as f64,
             pause_ms: 0.0,
         };
-        send_sections(&machine.sections(), &mut protection.link, generation, now);
+        let sections = machine.sections();
+        protection.link.send_sections(&sections, generation, now);
         let base = Base {
             epoch: Epoch(0),
             at: machine.now(),
@@ -243,26 +251,21 @@ impl Primary {
 }
 
 /// Sends a batch of pages as they are now.
+///
+/// # Errors
+/// If one of them cannot be read; none is sent then.
 pub(super) fn send_pages(
-    machine: &dyn Machine,
+    machine: &mut dyn Machine,
     pages: &[PageNumber],
     link: &mut Link,
     generation: Generation,
     now: HostTime,
-) {
+) -> Result<(), String> {
     let mut payload = FieldWriter::new();
     write_pages(&mut payload, machine, pages);
+    if let Some(text) = machine.take_unreadable() {
+        return Err(text);
+    }
     link.send(&Message::Pages(payload.finish()), generation, now);
-}
-
-/// Sends sections.
-pub(super) fn send_sections(
-    sections: &[Section],
-    link: &mut Link,
-    generation: Generation,
-    now: HostTime,
-) {
-    let mut payload = FieldWriter::new();
-    write_sections(&mut payload, sections);
-    link.send(&Message::Sections(payload.finish()), generation, now);
+    Ok(())
 }

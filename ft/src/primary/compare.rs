@@ -36,25 +36,33 @@ impl Comparison {
     }
 
     /// Asks about some more pages, if that may be.
+    ///
+    /// # Errors
+    /// If one of them cannot be read.
     pub(super) fn ask(
         &mut self,
-        machine: &dyn Machine,
+        machine: &mut dyn Machine,
         link: &mut Link,
         generation: Generation,
         now: HostTime,
-    ) {
+    ) -> Result<(), String> {
         let end = self.pages.len().min(self.asked + MAX_COMPARED_PAGES);
         if self.open.len() >= MAX_OPEN || end == self.asked {
-            return;
+            return Ok(());
         }
         let asked = self.pages[self.asked..end].to_vec();
         let digests = asked.iter().map(|page| PageDigest {
             page: *page,
             digest: machine.page_digest(*page),
         });
-        link.send(&Message::Compare(digests.collect()), generation, now);
+        let question = Message::Compare(digests.collect());
+        if let Some(text) = machine.take_unreadable() {
+            return Err(text);
+        }
+        link.send(&question, generation, now);
         self.open.push_back(asked);
         self.asked = end;
+        Ok(())
     }
 
     /// Takes the answer to the oldest open question.

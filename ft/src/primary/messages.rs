@@ -24,9 +24,15 @@ impl Primary {
                 self.suspect(Suspicion::Protocol(text), now);
             }
         }
+        if self.end.is_some() {
+            return false;
+        }
         self.watch(now);
         self.poll_claim(now);
         let more_to_repair = self.repair(machine, now);
+        if self.end.is_some() {
+            return false;
+        }
         self.hand_over(now);
         self.clone_step(machine, now) || more_to_repair
     }
@@ -80,11 +86,18 @@ impl Primary {
                 self.confirm_repair();
                 Ok(())
             }
-            (Message::Divergence(found), Phase::Protected | Phase::Draining) => {
+            (Message::Sections(bytes), Phase::Protected | Phase::Draining) => {
+                protection.reported.add(&bytes)
+            }
+            (Message::Divergence(mut found), Phase::Protected | Phase::Draining) => {
+                let Some(sections) = protection.reported.take() else {
+                    return Err("the divergence has no sections".into());
+                };
+                found.state.sections = sections;
                 self.on_divergence(machine, *found, now)
             }
             // Protection is ending anyway.
-            (Message::Divergence(_), Phase::Stopping) => Ok(()),
+            (Message::Sections(_) | Message::Divergence(_), Phase::Stopping) => Ok(()),
             (Message::Declined(text), Phase::HandedOver) => {
                 self.on_declined(text);
                 Ok(())

@@ -24,6 +24,7 @@ mod recording;
 mod repair;
 mod run;
 mod takeover;
+mod unreadable;
 
 use crate::backup::Adoption;
 use crate::clock::ClockFollower;
@@ -257,6 +258,13 @@ impl Primary {
         self.protection
             .as_deref_mut()
             .and_then(|protection| protection.link.take_wire(max))
+    }
+
+    /// Whether nothing is under way that decides whether this side goes on.
+    #[must_use]
+    pub fn is_undisputed(&self) -> bool {
+        let phase = self.protection.as_deref().map(|p| &p.phase);
+        self.end.is_none() && !matches!(phase, Some(Phase::Fencing(..) | Phase::HandedOver))
     }
 
     /// Whether the connection is still of use. If not, close it once there is nothing to transmit.

@@ -18,6 +18,7 @@ use crate::primary::lag_control::LagControl;
 use crate::primary::repair::{Repair, Shipment};
 use crate::protocol::{Ack, Divergence, MachineFacts, Message};
 use crate::record::EndedEpoch;
+use crate::section_stage::SectionStage;
 use crate::status::{CloneSummary, Throttle};
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 
@@ -97,6 +98,8 @@ pub(super) struct Protection {
     pub(super) ack: Ack,
     pub(super) unverified: VecDeque<(LogPosition, EndedEpoch)>,
     pub(super) epochs_verified: u64,
+    /// The sections of a backup that is about to report a divergence.
+    pub(super) reported: SectionStage,
     pub(super) divergence: Option<(Divergence, DivergenceReport)>,
     pub(super) shipment: Option<Shipment>,
     pub(super) repair_at: Option<Repair>,
@@ -132,6 +135,7 @@ impl Protection {
             ack: Ack::default(),
             unverified: VecDeque::new(),
             epochs_verified: 0,
+            reported: SectionStage::default(),
             divergence: None,
             shipment: None,
             repair_at: None,

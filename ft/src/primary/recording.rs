@@ -14,7 +14,8 @@ impl Primary {
     /// Begins an offline log of the machine with its state as it is.
     ///
     /// # Errors
-    /// If the sink refuses. A machine that is protected or recorded already is refused.
+    /// If the sink refuses, or a page cannot be read. A machine that is protected or recorded already
+    /// is refused.
     pub fn record(
         &mut self,
         machine: &mut dyn Machine,
@@ -35,6 +36,8 @@ impl Primary {
             }
             .into());
         }
+        // What could not be read before is nothing that is recorded.
+        machine.take_unreadable();
         let writer = LogWriter::begin(
             sink,
             machine,
@@ -42,6 +45,9 @@ impl Primary {
             self.recorder.ledger(),
             scrub_pages,
         )?;
+        if let Some(text) = machine.take_unreadable() {
+            return Err(RecordError::Unreadable(text));
+        }
         self.recorder.restart_epochs(epoch_ms, now);
         self.sink = Some((writer, scrub_pages));
         Ok(())
@@ -79,6 +85,9 @@ pub enum RecordError {
     /// The machine is protected or recorded already.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A page of the machine cannot be read.
+    #[error("a page cannot be recorded: {0}")]
+    Unreadable(String),
     /// The sink refuses.
     #[error(transparent)]
     Log(#[from] LogError),

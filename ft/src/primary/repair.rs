@@ -2,7 +2,7 @@
 //!
 //! The primary keeps its state digests of every epoch that is not verified. When the backup
 //! reports that epoch `e` ended differently there, the pages that may differ are those whose
-//! digests differ at `e`, and those that the primary has written since. They are shipped as of now,
+//! digests differ at `e`, those that the primary has written since, and those of which no digest tells. They are shipped as of now,
 //! with the sections that are not what the backup has reported; the backup skips the log up to here
 //! and replays on. The guest stands still meanwhile, and what is shipped is bounded: a backup that
 //! differs in more is given up.
@@ -15,13 +15,15 @@ use crate::divergence::{BackupState, DivergenceCause, DivergenceReport, differin
 use crate::failover::Suspicion;
 use crate::machine::{Machine, Section};
 use crate::primary::Primary;
-use crate::primary::clone::{BATCHES_PER_STEP, MAX_UNSENT, send_pages, send_sections};
+use crate::primary::clone::{MAX_UNSENT, send_pages};
 use crate::primary::protection::Protection;
 use crate::protocol::{Base, Divergence, Message};
 use crate::snapshot::{MAX_BATCH_PAGES, MAX_REPAIR_PAGES};
 use crate::status::FtEvent;
 use crate::time::{HostTime, LogPosition, PageNumber};
 
+/// Batches sent in one step: two mebibytes, while the guest stands still.
+const BATCHES_PER_STEP: usize = 2;
 /// A repair that is being shipped.
 #[derive(Debug)]
 pub(super) struct Shipment {
@@ -52,10 +54,17 @@ impl Primary {
     ) -> Result<(), String> {
         // What was written up to now belongs to an epoch that is kept.
         self.close_epoch(machine, now);
+        if self.end.is_some() {
+            return Ok(());
+        }
         let Some(protection) = self.protection.as_deref_mut() else {
             return Ok(());
         };
         let report = report(machine, protection, &divergence)?;
+        if let Some(text) = machine.take_unreadable() {
+            self.on_unreadable(text, now);
+            return Ok(());
+        }
         self.gate.block(true);
         self.history.divergences += 1;
         self.history.last_divergence = Some(report.clone());
@@ -74,7 +83,7 @@ impl Primary {
             return false;
         };
         if let Some((divergence, report)) = protection.divergence.take() {
-            let pages = suspect_pages(protection, &divergence, &report);
+            let pages = suspect_pages(machine, protection, &divergence, &report);
             if pages.len() > MAX_REPAIR_PAGES {
                 self.suspect(Suspicion::Unrepairable(pages.len() as u64), now);
                 return false;
@@ -100,7 +109,11 @@ impl Primary {
             .chunks(MAX_BATCH_PAGES)
             .take(BATCHES_PER_STEP)
         {
-            send_pages(machine, batch, &mut protection.link, generation, now);
+            if let Err(text) = send_pages(machine, batch, &mut protection.link, generation, now) {
+                // The backup sets nothing of a repair that is not complete.
+                self.on_unreadable(text, now);
+                return false;
+            }
             shipment.done += batch.len();
         }
         if shipment.done < shipment.pages.len() {
@@ -120,7 +133,8 @@ impl Primary {
             return;
         };
         protection.flush(machine.now(), true, generation, now);
-        send_sections(&shipment.sections, &mut protection.link, generation, now);
+        let sections = &shipment.sections;
+        protection.link.send_sections(sections, generation, now);
         let position = protection.position();
         let base = Base {
             epoch: self.recorder.meter().epoch(),
@@ -224,12 +238,14 @@ fn differing_sections(machine: &dyn Machine, divergence: &Divergence) -> Vec<Sec
 
 /// Pages in which the backup may differ from the primary as it is now, ascending.
 fn suspect_pages(
+    machine: &dyn Machine,
     protection: &Protection,
     divergence: &Divergence,
     report: &DivergenceReport,
 ) -> Vec<PageNumber> {
     let BackupState { pages, .. } = &divergence.state;
-    let mut suspects = BTreeSet::new();
+    // Equal digests of pages that are being written do not tell that the pages are equal.
+    let mut suspects = BTreeSet::from_iter(machine.undecided_pages());
     match report.cause {
         DivergenceCause::Digest => {
             suspects.extend(report.pages.iter().map(|page| PageNumber(page.page)));

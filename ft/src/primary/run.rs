@@ -80,6 +80,9 @@ impl Primary {
         if logging && (self.recorder.meter().is_due(now) || draining) {
             self.close_epoch(machine, now);
         }
+        if self.end.is_some() {
+            return;
+        }
         if self.powered_off {
             self.conclude_power_off(machine, now);
         }
@@ -104,7 +107,8 @@ impl Primary {
         protection.link.traffic_mut().update_rates(now);
     }
 
-    /// Ends the epoch that is under way and logs its digest.
+    /// Ends the epoch that is under way and logs its digest, unless the host cannot read all that
+    /// is digested: a backup would be told to become what this side has made of it.
     pub(super) fn close_epoch(&mut self, machine: &mut dyn Machine, now: HostTime) {
         let scrub_pages = match (self.protection.as_deref(), &self.sink) {
             (Some(protection), _) => protection.parameters.scrub_pages,
@@ -112,6 +116,9 @@ impl Primary {
             (None, None) => return,
         };
         let ended = self.recorder.end_epoch(machine, scrub_pages, now);
+        if let Some(text) = machine.take_unreadable() {
+            return self.on_unreadable(text, now);
+        }
         // Its own entry is nothing that has happened in the next epoch.
         let (position, _) = self.log_entries(&[ended.entry(self.sink.is_some())]);
         if let Some(protection) = self.protection.as_deref_mut() {

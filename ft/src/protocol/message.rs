@@ -9,7 +9,6 @@ use crate::output::{NumberedOutput, OutputLedger};
 use crate::protocol::comparison::{read_compare, read_differ, write_compare, write_differ};
 use crate::protocol::frame::Frame;
 use crate::protocol::hello::{Hello, HelloAck, HelloError};
-use crate::snapshot::{read_sections, write_sections};
 use crate::time::{Epoch, LogPosition, LogicalTime, PageNumber};
 
 /// Longest text of an error.
@@ -53,7 +52,8 @@ pub enum Message {
     HelloAck(HelloAck),
     /// A batch of pages, as [`crate::snapshot::write_pages`] writes it.
     Pages(Vec<u8>),
-    /// Sections, as [`crate::snapshot::write_sections`] writes them.
+    /// Some sections, as [`crate::snapshot::write_sections`] writes them; what follows the last of
+    /// these messages says what they are for.
     Sections(Vec<u8>),
     /// The pages and sections before it are a clone; the log begins.
     CloneDone(Box<Base>),
@@ -65,7 +65,7 @@ pub enum Message {
     Released(u64),
     /// Nothing else to say.
     Heartbeat,
-    /// The backup's state is not what the log says.
+    /// The backup's state is not what the log says; its sections have come before it.
     Divergence(Box<Divergence>),
     /// The pages and sections before it, and what did not differ, are the primary's state.
     RepairState(Box<Base>),
@@ -125,7 +125,7 @@ pub struct Divergence {
     pub at: LogicalTime,
     /// How it was noticed.
     pub cause: DivergenceCause,
-    /// The state.
+    /// The state. Its sections are not part of the byte form: they are sent before.
     pub state: BackupState,
 }
 
@@ -321,7 +321,6 @@ impl Divergence {
             writer.varint(page.0);
             writer.u64(*digest);
         }
-        write_sections(writer, &state.sections);
     }
 
     /// Takes the byte form.
@@ -342,13 +341,12 @@ impl Divergence {
                 digest: reader.u64("page digest")?,
             });
         }
-        let sections = read_sections(reader)?;
         Ok(Self {
             epoch,
             at,
             cause,
             state: BackupState {
-                sections,
+                sections: Vec::new(),
                 pages,
                 outputs,
             },
@@ -383,7 +381,6 @@ fn cut(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Section;
     use crate::parameters::Parameters;
     use crate::protocol::PROTOCOL_VERSION;
     use crate::protocol::hello::MachineFacts;
@@ -446,11 +443,7 @@ mod tests {
             at: LogicalTime(1000),
             cause: DivergenceCause::Contradiction("halted".into()),
             state: BackupState {
-                sections: vec![Section {
-                    name: "cpu".into(),
-                    version: 2,
-                    bytes: vec![1],
-                }],
+                sections: Vec::new(),
                 pages: vec![PageDigest {
                     page: PageNumber(5),
                     digest: 6,

@@ -6,12 +6,12 @@
 //!      │◀─────────────────────────────── HelloAck │  or Error: refused, with both values
 //!      │ Compare ──────────────────────────────▶│  digests of pages that the backup holds
 //!      │◀────────────────────────────────── Differ │  which of them differ
-//!      │ Pages* · Sections · CloneDone ────────▶│  live clone; epoch 0 begins
+//!      │ Pages* · Sections* · CloneDone ───────▶│  live clone; epoch 0 begins
 //!      │ Log* · Released* ─────────────────────▶│
 //!      │◀──────────────────────────────────── Ack │  received, replayed, verified
 //!      │ ◀──────────── Heartbeat ──────────────▶ │  when there is nothing else to say
-//!      │◀───────────────────────────── Divergence │
-//!      │ Pages* · Sections · RepairState ──────▶│
+//!      │◀───────────────── Sections* · Divergence │
+//!      │ Pages* · Sections* · RepairState ─────▶│
 //!      │ Failover ─────────────────────────────▶│  planned; then TakenOver or Declined comes back
 //!      │ Stop ─────────────────────────────────▶│  then StopAck comes back
 //! ```
@@ -29,4 +29,4 @@ pub use hello::{Hello, HelloAck, MachineFacts, Refusal};
 pub use message::{Ack, Base, Divergence, Message, StopReason};
 
 /// Version of the protocol; both sides must have the same.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;

@@ -28,6 +28,8 @@ struct Wide {
     point: SyncPoint,
     words: Vec<u64>,
     dirty: Vec<bool>,
+    /// Sections of mebibytes, as of disks with much under way.
+    ballast: Vec<Section>,
 }
 
 impl Wide {
@@ -38,6 +40,7 @@ impl Wide {
             point: SyncPoint::start(),
             words: (0..PAGES).map(fill).collect(),
             dirty: vec![false; PAGES as usize],
+            ballast: Vec::new(),
         }
     }
 }
@@ -81,11 +84,12 @@ impl Machine for Wide {
     }
 
     fn sections(&self) -> Vec<Section> {
-        vec![Section {
+        let cpu = Section {
             name: "cpu".into(),
             version: 1,
             bytes: self.now.to_le_bytes().to_vec(),
-        }]
+        };
+        std::iter::once(cpu).chain(self.ballast.clone()).collect()
     }
 
     fn restore(&mut self, sections: &[Section]) -> Result<(), MachineError> {
@@ -93,6 +97,7 @@ impl Machine for Wide {
             .first()
             .and_then(|cpu| cpu.bytes.as_slice().try_into().ok());
         self.now = u64::from_le_bytes(bytes.ok_or_else(|| MachineError::new("no cpu"))?);
+        self.ballast = sections[1..].to_vec();
         Ok(())
     }
 
@@ -327,4 +332,35 @@ fn a_clone_to_a_backup_that_holds_every_page_goes_at_the_speed_of_comparing() {
     assert!(clone.total_ms <= 20.0, "{clone:?}");
     assert!(clone.pages < 200, "{clone:?}");
     cloning.assert_equal();
+}
+
+#[test]
+fn a_machine_whose_sections_exceed_a_message_is_cloned_and_repaired() {
+    let mut machine = Wide::new(10, |page| mix(page + 1));
+    machine.ballast = (0..4)
+        .map(|disk| Section {
+            name: format!("disk {disk}"),
+            version: 1,
+            bytes: vec![disk; 6 << 20],
+        })
+        .collect();
+    let mut cloning = Cloning::begin(machine, Wide::new(10, |page| mix(page + 1)), 50);
+    cloning.complete();
+    assert_eq!(cloning.copy.ballast, cloning.machine.ballast);
+    let differs = |section: &mut Section| section.bytes[1 << 20] ^= 1;
+    cloning.copy.ballast.iter_mut().for_each(differs);
+    let mut told = Vec::new();
+    while cloning.now < HostTime(0).plus_ms(5_000) {
+        let (now, mut inbox) = (cloning.now, Inbox::new(1));
+        cloning.backup.drive(&mut cloning.copy, &mut inbox, now);
+        told.extend(cloning.pass());
+        if matches!(told.last(), Some(FtEvent::Repaired { .. })) {
+            break;
+        }
+    }
+    assert!(
+        matches!(told.last(), Some(FtEvent::Repaired { sections: 4.., .. })),
+        "{told:?}"
+    );
+    assert_eq!(cloning.copy.ballast, cloning.machine.ballast);
 }

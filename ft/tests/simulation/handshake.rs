@@ -268,6 +268,6 @@ fn another_protocol_version_is_refused_with_both_values() {
 #[test]
 fn another_memory_size_is_refused_with_both_values() {
     let text = open_with(|hello| hello.facts.page_count = 99);
-    let expected = "memory size in pages does not match: the peer has 99, this side has 12";
+    let expected = "memory size in pages does not match: the peer has 99, this side has 18";
     assert_eq!(text, expected);
 }

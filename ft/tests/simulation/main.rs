@@ -9,3 +9,4 @@ mod planned;
 mod scenarios;
 mod seeds;
 mod staging;
+mod unreadable;

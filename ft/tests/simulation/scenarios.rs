@@ -33,6 +33,10 @@ fn a_life_without_faults_has_no_divergence_and_nothing_is_seen_twice() {
             (0, 0, 0)
         );
         assert!(summary.epochs > 5 && summary.answered > 70, "{summary:?}");
+        assert!(
+            summary.frames > 20 && summary.disk_requests > 50,
+            "{summary:?}"
+        );
         assert_eq!(summary.states, ["protected", "replaying"]);
     }
 }
@@ -385,7 +389,7 @@ fn a_degraded_backup_takes_the_inputs_that_its_log_still_holds() {
             (damage + 8 * MS, Fault::Kill(Victim::Primary)),
         ];
         let mut scenario = Scenario::plain(faults);
-        scenario.request_every = MS / 2;
+        scenario.request_every = MS;
         scenario.busy = 10;
         assert_eq!(live(scenario).promotions, 1);
     }

@@ -2,7 +2,7 @@
 
 use ft::codec::FieldWriter;
 use ft::digest::PageDigest;
-use ft::event::SyncPoint;
+use ft::event::{Input, SyncPoint};
 use ft::fence::NoFence;
 use ft::inbox::Inbox;
 use ft::log::{Entry, EntryCoder, Event};
@@ -15,7 +15,7 @@ use ft::replica::Replica;
 use ft::snapshot::write_sections;
 use ft::time::{Epoch, Generation, HostTime, LogPosition, PageNumber};
 
-use crate::sim::toy::{PAGES, Toy};
+use crate::sim::toy::{ALL_PAGES, LINE, Toy};
 
 /// A backup and the frames of a primary that keeps to no rules.
 struct Victim {
@@ -194,7 +194,7 @@ fn a_log_without_end_before_a_repair_is_refused() {
 fn a_clone_that_comes_faster_than_it_is_set_waits_on_the_connection() {
     let mut victim = Victim::cloning();
     let digest = PageDigest {
-        page: PageNumber(PAGES - 1),
+        page: PageNumber(ALL_PAGES - 1),
         digest: 0,
     };
     for _ in 0..33 {
@@ -208,14 +208,39 @@ fn a_clone_that_comes_faster_than_it_is_set_waits_on_the_connection() {
 fn a_page_to_be_compared_that_does_not_exist_is_refused() {
     let mut victim = Victim::cloning();
     let digest = PageDigest {
-        page: PageNumber(PAGES),
+        page: PageNumber(ALL_PAGES),
         digest: 0,
     };
     victim.tell(&Message::Compare(vec![digest]));
     victim.drive();
     let told = victim.complaint();
     assert!(
-        told.contains("page 12 to be compared; there are 12"),
+        told.contains("page 18 to be compared; there are 18"),
         "{told}"
     );
+}
+
+#[test]
+fn a_backup_replays_few_inputs_of_devices_between_two_heartbeats() {
+    let mut victim = Victim::replaying();
+    let at = victim.machine.now();
+    let mut coder = EntryCoder::new(at, SyncPoint::start());
+    let mut log = FieldWriter::new();
+    for request in 1..=10_u64 {
+        let input = Input::Device {
+            device: LINE,
+            payload: request.to_le_bytes().to_vec(),
+        };
+        let event = Event::Input(input);
+        coder.encode(&Entry { at, event }, &mut log);
+    }
+    victim.tell(&Message::Log(log.finish()));
+    let mut replayed = Vec::new();
+    for _ in 0..4 {
+        let (now, mut inbox) = (victim.now, Inbox::new(1));
+        victim.backup.drive(&mut victim.machine, &mut inbox, now);
+        replayed.push(victim.machine.history().len());
+    }
+    replayed.dedup();
+    assert_eq!(replayed, [4, 8, 10]);
 }

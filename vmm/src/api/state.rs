@@ -90,6 +90,8 @@ pub enum Phase {
     Running,
     /// A VM that stands still.
     Paused,
+    /// A VM that is being made.
+    Booting,
     /// A VM that is on its way to another host.
     Migrating,
     /// A VM that follows its primary, or the wait for one.
@@ -103,6 +105,7 @@ impl Phase {
             Self::Created => "created",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Booting => "booting",
             Self::Migrating => "migrating",
             Self::Backup => "a backup",
         }
@@ -158,6 +161,8 @@ fn on_vm(call: Call, phase: Phase) -> Result<(), Refusal> {
         (Call::VmInfo, Phase::Nothing) => refuse(404, "VM is not created"),
         (Call::VmInfo, _) => Ok(()),
         (_, Phase::Migrating) => refuse(500, "VM is migrating"),
+        (Call::VmCreate | Call::VmBoot, Phase::Booting) => refuse(500, "VM is already created"),
+        (_, Phase::Booting) => refuse(500, "VM is booting"),
         (_, Phase::Backup) => refuse(409, "VM is a backup: it does what its primary does"),
         (Call::VmCreate, Phase::Nothing) | (Call::VmDelete, _) => Ok(()),
         (Call::VmCreate, _) => refuse(500, "VM is already created"),

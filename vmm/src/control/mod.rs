@@ -38,6 +38,8 @@ use crate::vm::{Mailbox, Message, Start, VmEvent, VmHandle, VmStatus};
 pub use error::{BootError, ControlError, causes};
 pub use receive::Receiving;
 
+/// What `vm.boot` says when it fails.
+const BOOT: &str = "The VM could not boot";
 /// How long the end of a protected machine waits for its backup to know.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -76,6 +78,8 @@ struct Running {
     paused: bool,
     /// It executes for real here.
     live: bool,
+    /// A log of it is or was written, so its disks are not the machine's own.
+    recorded: bool,
     protection: Protection,
     /// Why the machine ended by itself.
     ended: Option<End>,
@@ -87,6 +91,7 @@ impl Running {
             handle,
             paused: false,
             live,
+            recorded: false,
             protection: Protection::None,
             ended: None,
         }
@@ -107,6 +112,7 @@ impl State {
             Some(Running { live: false, .. }) => Phase::Backup,
             Some(Running { paused: true, .. }) => Phase::Paused,
             Some(_) => Phase::Running,
+            None if self.booting => Phase::Booting,
             None if self.receiving.is_some() => Phase::Backup,
             None if self.config.is_some() => Phase::Created,
             None => Phase::Nothing,
@@ -125,6 +131,8 @@ struct State {
     config: Option<VmConfig>,
     running: Option<Running>,
     receiving: Option<Receiving>,
+    /// A machine is being made; there is none yet.
+    booting: bool,
     /// Where the backup is or was.
     peer: Option<String>,
     /// What the last `ft-start` came to, until it is asked for.
@@ -201,6 +209,10 @@ impl Control {
             return Err(ControlError::failed("The VM could not be created", &error));
         }
         state.config = Some(config);
+        // A backup that came to nothing; its thread may be reporting, so the lock must be free.
+        let before = state.running.take();
+        drop(state);
+        drop(before);
         Ok(())
     }
 
@@ -209,17 +221,36 @@ impl Control {
     /// # Errors
     /// When there is no configuration, it is not valid, or the machine cannot be made.
     pub fn boot(&self, sink: Option<ft::primary::LogSink>) -> Result<(), ControlError> {
-        const OPERATION: &str = "The VM could not boot";
         let config = {
-            let state = self.lock();
-            state.config.clone().ok_or_else(|| {
-                ControlError::new(404, OPERATION, vec!["VM config is missing".to_owned()])
-            })?
+            let mut state = self.lock();
+            let config = state.config.clone().ok_or_else(|| {
+                ControlError::new(404, BOOT, vec!["VM config is missing".to_owned()])
+            })?;
+            let exists = state
+                .running
+                .as_ref()
+                .is_some_and(|running| running.ended.is_none());
+            if exists || std::mem::replace(&mut state.booting, true) {
+                return Err(ControlError::state(BOOT, "VM is already created"));
+            }
+            config
         };
+        let booted = self.boot_configured(&config, sink);
+        self.lock().booting = false;
+        booted
+    }
+
+    /// Makes and starts the machine of a configuration. Nobody else does meanwhile.
+    fn boot_configured(
+        &self,
+        config: &VmConfig,
+        sink: Option<ft::primary::LogSink>,
+    ) -> Result<(), ControlError> {
+        const OPERATION: &str = BOOT;
         let settings = HostLimits::probe()
             .map_err(|error| ControlError::failed(OPERATION, &error))
             .and_then(|host| {
-                VmSettings::validate(&config, &host).map_err(|error| {
+                VmSettings::validate(config, &host).map_err(|error| {
                     let mut reasons = causes(&error);
                     reasons.insert(0, "Failed to validate config".to_owned());
                     ControlError::new(error.status(), OPERATION, reasons)
@@ -232,6 +263,7 @@ impl Control {
             return Err(ControlError::request(OPERATION, reason));
         }
         self.event("booting");
+        let recorded = sink.is_some();
         let failed = |error: &dyn std::error::Error| ControlError::failed(OPERATION, error);
         let unusable = |error: &dyn std::error::Error| ControlError::unusable(OPERATION, error);
         let payload = Payload::read(
@@ -241,7 +273,7 @@ impl Control {
         )
         .map_err(|error| unusable(&error))?;
         let images = Images::open_all(&settings.devices).map_err(|error| unusable(&error))?;
-        let specs = host::specs(&settings.devices, &images, sink.is_some());
+        let specs = host::specs(&settings.devices, &images, recorded);
         let stores = images.stores(&specs).map_err(|error| failed(&error))?;
         let machine = VirtualMachine::new(
             machine_config(&settings, specs.clone()),
@@ -261,7 +293,7 @@ impl Control {
         devices.activate().map_err(|error| unusable(&error))?;
         let start = Start::Live((Box::new(machine), Box::new(devices)), sink);
         let handle = self.start(start, mailbox).map_err(|error| failed(&error))?;
-        self.install(handle);
+        self.install(handle, recorded);
         self.event("booted");
         Ok(())
     }
@@ -281,11 +313,10 @@ impl Control {
         VmHandle::start(self.setting.owner.clone(), start, mailbox, listener)
     }
 
-    fn install(&self, handle: VmHandle) {
-        let before = self
-            .lock()
-            .running
-            .replace(Running::new(Arc::new(handle), true));
+    fn install(&self, handle: VmHandle, recorded: bool) {
+        let mut running = Running::new(Arc::new(handle), true);
+        running.recorded = recorded;
+        let before = self.lock().running.replace(running);
         // A machine that had ended; its thread may be reporting, so the lock is free here.
         drop(before);
     }
@@ -406,17 +437,6 @@ impl Control {
                 let properties = vec![("reason".to_owned(), reason)];
                 (self.setting.events)("vm", "device-lost", properties);
             }
-            VmEvent::DiskUnreadable { reason } => {
-                log::error!("the protection cannot go on: {reason}");
-                let properties = vec![("reason".to_owned(), reason.clone())];
-                (self.setting.events)("vm", "disk-unreadable", properties);
-                let mut state = self.lock();
-                if state.protection() == Protection::Starting && state.started.is_none() {
-                    state.started = Some(Err(reason));
-                }
-                drop(state);
-                self.changed.notify_all();
-            }
             VmEvent::Ended {
                 end,
                 was_live,
@@ -468,12 +488,7 @@ impl Control {
             _ => None,
         };
         if outcome.is_some() {
-            let mut state = self.lock();
-            // The first word about a start is the nearest to its cause.
-            if !matches!(state.started, Some(Err(_))) {
-                state.started = outcome;
-            }
-            drop(state);
+            self.lock().started = outcome;
             self.changed.notify_all();
         }
     }

@@ -85,6 +85,10 @@ impl Control {
         let config = serde_json::to_vec(&state.config)
             .map_err(|error| ControlError::failed(START, &error))?;
         match &mut state.running {
+            Some(running) if running.recorded => {
+                let reason = vec!["VM is recorded (--record): it cannot be protected".to_owned()];
+                return Err(ControlError::new(409, START, reason));
+            }
             Some(running) if running.protection == Protection::None => {
                 running.protection = Protection::Starting;
             }
@@ -103,7 +107,7 @@ impl Control {
         let mut state = self.lock();
         loop {
             if let Some(outcome) = state.started.take() {
-                return outcome.map_err(|reason| ControlError::new(500, START, vec![reason]));
+                return outcome.map_err(|reason| ControlError::request(START, reason));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

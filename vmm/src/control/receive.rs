@@ -167,7 +167,7 @@ impl Control {
             self.start(Start::Backup(builder), mailbox)
         });
         match started {
-            Ok(handle) => self.become_backup(handle, peer, connection),
+            Ok(handle) => self.become_backup(handle, peer, connection, wanted),
             Err(error) => {
                 log::error!("cannot start the backup: {error}");
                 self.lock().receiving = None;
@@ -175,10 +175,22 @@ impl Control {
         }
     }
 
-    fn become_backup(&self, handle: VmHandle, peer: String, connection: crate::vm::Connection) {
+    /// Puts a backup in the VM's place, unless the receiver was ended meanwhile.
+    fn become_backup(
+        &self,
+        handle: VmHandle,
+        peer: String,
+        connection: crate::vm::Connection,
+        wanted: &AtomicBool,
+    ) {
         let handle = Arc::new(handle);
         {
             let mut state = self.lock();
+            if !wanted.load(Ordering::Acquire) || state.running.is_some() {
+                drop(state);
+                log::warn!("a primary at {peer} is turned away: the receiver was ended");
+                return;
+            }
             state.receiving = None;
             state.peer = Some(peer);
             state.running = Some(Running::new(handle.clone(), false));

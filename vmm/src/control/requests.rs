@@ -5,7 +5,7 @@ use ft::event::ControlOp;
 use serde::Serialize;
 
 use super::{Control, ControlError, Notice};
-use crate::api::state::{Call, permit};
+use crate::api::state::{Call, Phase, permit};
 use crate::api::{Answer, ApiError, Request, Requests};
 
 /// Features of this build, as `vmm.ping` lists them.
@@ -74,9 +74,13 @@ impl Control {
 
 impl Requests for Control {
     fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        if let Some(call) = request.call().filter(|call| *call != Call::VmDelete) {
+        if let Some(call) = request.call() {
             let state = self.lock();
-            permit(call, state.phase(), state.protection())?;
+            let (phase, protection) = (state.phase(), state.protection());
+            // A backup is ended by being deleted, whatever its primary does.
+            if call != Call::VmDelete || phase != Phase::Backup {
+                permit(call, phase, protection)?;
+            }
         }
         self.carry_out(request).map_err(ApiError::from)
     }

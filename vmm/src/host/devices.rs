@@ -20,7 +20,8 @@ use devices::virtio::vsock::VsockConfig;
 use ft::event::Output;
 
 use super::disk::{DiskImage, ImageFormat, open};
-use super::disk_host::{DiskCounters, DiskHost, OperationCounters};
+use super::disk_host::{DiskCounters, DiskHost, OperationCounters, OwnImage};
+use super::disk_quiet::Quiet;
 use super::disk_store::ImageStore;
 use super::entropy::EntropyHost;
 use super::offer::Offer;
@@ -63,7 +64,7 @@ fn failed(id: &str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Devi
 
 /// The images of disks by the index of their devices.
 #[derive(Default)]
-pub struct Images(BTreeMap<usize, Arc<dyn DiskImage>>);
+pub struct Images(BTreeMap<usize, OwnImage>);
 
 impl Images {
     /// Opens the images of all disks, for a machine that begins here.
@@ -76,7 +77,7 @@ impl Images {
             if let DeviceKind::Disk(disk) = &device.kind {
                 let image = open(&disk.target);
                 let image = image.map_err(|error| failed(&device.id)(Box::new(error)))?;
-                images.insert(index, image);
+                images.insert(index, own(image));
             }
         }
         Ok(Self(images))
@@ -93,12 +94,28 @@ impl Images {
     ) -> Result<Self, DeviceError> {
         let mut images = BTreeMap::new();
         for (index, (device, spec)) in settings.iter().zip(specs).enumerate() {
-            let (DeviceKind::Disk(disk), Some(size)) = (&device.kind, spec.replicated_bytes())
-            else {
+            let DeviceKind::Disk(disk) = &device.kind else {
+                continue;
+            };
+            let Some(size) = spec.replicated_bytes() else {
+                // It is opened at the take-over; what would be missing then is better said now.
+                if !disk.target.path.exists() {
+                    let path = disk.target.path.display();
+                    let text = format!("the shared image {path} is not there");
+                    return Err(failed(&device.id)(text.into()));
+                }
                 continue;
             };
             let image = open_or_make(disk, size).map_err(|error| failed(&device.id)(error))?;
-            images.insert(index, image);
+            if image.size() != size {
+                let path = disk.target.path.display();
+                let text = format!(
+                    "image {path} has {} bytes, the primary's has {size}",
+                    image.size()
+                );
+                return Err(failed(&device.id)(text.into()));
+            }
+            images.insert(index, own(image));
         }
         Ok(Self(images))
     }
@@ -119,6 +136,12 @@ impl Images {
         }
         Ok(stores)
     }
+}
+
+/// An image that nobody works on yet.
+fn own(image: Arc<dyn DiskImage>) -> OwnImage {
+    let quiet = Quiet::default();
+    OwnImage { image, quiet }
 }
 
 /// Opens a disk's image; makes a plain one of `size` bytes if there is none.
@@ -152,7 +175,7 @@ pub fn specs(settings: &[DeviceSettings], images: &Images, recorded: bool) -> Ve
                 if !recorded {
                     mode = disk.mode;
                 }
-                let size = images.0.get(&index).map_or(0, |image| image.size());
+                let size = images.0.get(&index).map_or(0, |own| own.image.size());
                 VirtioConfig::Block(BlockConfig {
                     sectors: size / SECTOR_SIZE,
                     read_only: disk.target.read_only,
@@ -391,9 +414,8 @@ impl HostSide for HostDevices {
         let mut ports: Vec<SerialHost> = self.serial.take().into_iter().collect();
         for (index, host) in old.into_iter().enumerate() {
             match host {
-                VirtioHost::Disk(mut disk) => {
-                    disk.leave();
-                    images.extend(disk.into_image().map(|image| (index, image)));
+                VirtioHost::Disk(disk) => {
+                    images.extend(disk.leave().map(|own| (index, own)));
                 }
                 VirtioHost::Console(console) => ports.push(console),
                 VirtioHost::Net(_) | VirtioHost::Entropy(_) | VirtioHost::Vsock(_) => {}

@@ -9,6 +9,7 @@ use devices::virtio::input::VirtioInput;
 use devices::virtio::payload::Payload;
 
 use super::disk::{DiskError, DiskImage, DiskQueue, DiskTarget, Done, SECTOR_SIZE, open};
+use super::disk_quiet::Quiet;
 use crate::machine::DiskMode;
 use crate::vm::{Permit, Port};
 
@@ -96,12 +97,23 @@ pub enum DiskHostError {
     Inactive,
 }
 
+/// The image of a disk of the machine's own.
+#[derive(Clone)]
+pub struct OwnImage {
+    /// The image.
+    pub image: Arc<dyn DiskImage>,
+    /// Whether somebody who has left still works on it.
+    pub quiet: Quiet,
+}
+
 /// The host side of a disk.
 pub struct DiskHost {
     target: DiskTarget,
     mode: DiskMode,
     /// Open whenever the machine is here if its contents are the machine's; else while it is live.
     image: Option<Arc<dyn DiskImage>>,
+    /// Who works on the image of the machine's own.
+    quiet: Quiet,
     queue: Option<DiskQueue>,
     /// Requests that were given to the queue: one that leaves at a take-over may come twice.
     given: BTreeSet<u64>,
@@ -117,9 +129,10 @@ impl DiskHost {
     pub fn new(
         target: DiskTarget,
         mode: DiskMode,
-        image: Option<Arc<dyn DiskImage>>,
+        image: Option<OwnImage>,
         permit: Permit,
     ) -> Self {
+        let (image, quiet) = image.map(|own| (own.image, own.quiet)).unzip();
         let permit = match mode {
             // Nobody else has the image.
             DiskMode::Replicated => Permit::unlimited(),
@@ -129,6 +142,7 @@ impl DiskHost {
             target,
             mode,
             image,
+            quiet: quiet.unwrap_or_default(),
             queue: None,
             given: BTreeSet::new(),
             waiting: Some(Vec::new()),
@@ -159,6 +173,7 @@ impl DiskHost {
             lock(&ledger).end(id);
             answer(&port, mode, id, result);
         });
+        self.quiet.wait();
         let queue = DiskQueue::start_under(image, done, self.permit.clone())?;
         for request in self
             .waiting
@@ -223,19 +238,22 @@ impl DiskHost {
         }
     }
 
-    /// The image, if it is open.
-    pub fn into_image(self) -> Option<Arc<dyn DiskImage>> {
-        self.image
-    }
-
-    /// Another host goes on: nothing is in flight when this returns.
-    pub fn leave(&mut self) {
-        self.discard();
-        self.queue = None;
-        self.waiting = Some(Vec::new());
-        self.given.clear();
-        if self.mode == DiskMode::Outside {
-            self.image = None;
+    /// Another host goes on, and carries out anew what waits here. Gives the image of the machine's
+    /// own; who works on it next waits until what has begun is done. An image that is shared is
+    /// closed when this returns.
+    pub fn leave(mut self) -> Option<OwnImage> {
+        let queue = self.queue.take();
+        queue.iter().for_each(DiskQueue::discard);
+        match self.mode {
+            DiskMode::Outside => None,
+            DiskMode::Replicated => {
+                let image = self.image.take()?;
+                if let Some(queue) = queue {
+                    self.quiet.end(queue);
+                }
+                let quiet = self.quiet.clone();
+                Some(OwnImage { image, quiet })
+            }
         }
     }
 }

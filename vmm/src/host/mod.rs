@@ -8,6 +8,7 @@
 pub mod devices;
 pub mod disk;
 pub mod disk_host;
+pub mod disk_quiet;
 pub mod disk_store;
 pub mod entropy;
 pub mod offer;

@@ -20,6 +20,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest, SECTOR_SIZE};
 use devices::virtio::payload::Payload;
@@ -30,6 +31,8 @@ use super::page_set::PageSet;
 /// Most bytes of a disk that is a part of its machine: there are two bits for each of its pages.
 pub const MOST_DISK_BYTES: u64 = 4 << 40;
 
+/// Digest of a page of zeroes.
+static ZERO_DIGEST: LazyLock<u64> = LazyLock::new(|| ft::digest::of_page(&ZERO_PAGE));
 /// Digest of a page that a request under way may change.
 const UNDECIDED: u64 = 0;
 
@@ -121,7 +124,7 @@ pub struct Disks {
     disks: BTreeMap<usize, Disk>,
     /// What the host could not do on this side; the machine cannot go on then.
     failure: Option<String>,
-    /// A page that could not be read here, as nobody has been told yet.
+    /// What could not be read of what counted as zeroes.
     unreadable: RefCell<Option<String>>,
 }
 
@@ -198,6 +201,21 @@ impl Disks {
         self.disks.contains_key(&device)
     }
 
+    /// Takes what could not be read for [`Self::read_page`] or [`Self::page_digest`].
+    pub fn take_unreadable(&mut self) -> Option<String> {
+        self.unreadable.get_mut().take()
+    }
+
+    /// The first page of each disk.
+    pub fn first_pages(&self) -> impl Iterator<Item = u64> {
+        self.disks.values().map(|disk| disk.first)
+    }
+
+    /// Pages written since [`Self::take_written`], at most.
+    pub fn written_hint(&self) -> u64 {
+        self.disks.values().map(|disk| disk.written.len()).sum()
+    }
+
     /// What this host could not do, if the machine cannot go on.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
@@ -260,13 +278,7 @@ impl Disks {
         found.map(|(device, disk)| (*device, disk, page - disk.first))
     }
 
-    /// A page that the host could not read since the last call. Those who got zeroes for it must
-    /// not take them for its contents.
-    pub fn take_unreadable(&self) -> Option<String> {
-        self.unreadable.take()
-    }
-
-    /// Copies a page out; zeroes where the host cannot read, which is kept to be told.
+    /// Copies a page out; zeroes where the host cannot read.
     pub fn read_page(&self, page: u64, bytes: &mut Page) {
         *bytes = ZERO_PAGE;
         let Some((device, disk, page)) = self.find(page) else {
@@ -274,10 +286,9 @@ impl Disks {
         };
         let (offset, len) = disk.span(page);
         if let Err(error) = disk.store.read(offset, &mut bytes[..len]) {
+            let text = format!("disk of device {device}: offset {offset:#x}: {error}");
+            self.unreadable.borrow_mut().get_or_insert(text);
             *bytes = ZERO_PAGE;
-            self.unreadable.borrow_mut().get_or_insert_with(|| {
-                format!("disk of device {device}: offset {offset:#x} cannot be read: {error}")
-            });
         }
     }
 
@@ -311,10 +322,11 @@ impl Disks {
         if changing.any(|request| pages_of(request).contains(&index)) {
             return UNDECIDED;
         }
-        let mut bytes = ZERO_PAGE;
-        if !disk.zeroed.contains(index) {
-            self.read_page(page, &mut bytes);
+        if disk.zeroed.contains(index) {
+            return *ZERO_DIGEST;
         }
+        let mut bytes = ZERO_PAGE;
+        self.read_page(page, &mut bytes);
         ft::digest::of_page(&bytes)
     }
 

@@ -1,11 +1,14 @@
 //! A set of page numbers, one bit each.
 
-/// Pages below a bound that are in the set.
+/// Pages below a bound that are in the set. What it costs depends on the pages that are in it, not
+/// on how many there could be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageSet {
     page_count: u64,
     words: Vec<u64>,
-    any: bool,
+    /// Words that are not zero; those that became zero again, and some twice.
+    used: Vec<usize>,
+    count: u64,
 }
 
 impl PageSet {
@@ -14,7 +17,8 @@ impl PageSet {
         Self {
             page_count,
             words: vec![0; page_count.div_ceil(64) as usize],
-            any: false,
+            used: Vec::new(),
+            count: 0,
         }
     }
 
@@ -25,6 +29,10 @@ impl PageSet {
         if let (Some(last), rest @ 1..) = (self.words.last_mut(), page_count % 64) {
             *last &= (1 << rest) - 1;
         }
+        let words = &self.words;
+        self.used.retain(|index| *index < words.len());
+        let bits = self.words.iter().map(|word| u64::from(word.count_ones()));
+        self.count = bits.sum();
     }
 
     /// Puts a page in; one past the bound is left out.
@@ -37,13 +45,21 @@ impl PageSet {
         if page >= self.page_count {
             return;
         }
-        let word = &mut self.words[(page / 64) as usize];
-        let bit = 1 << (page % 64);
+        let index = (page / 64) as usize;
+        let (word, bit) = (&mut self.words[index], 1 << (page % 64));
+        if (*word & bit != 0) == member {
+            return;
+        }
         if member {
+            if *word == 0 {
+                self.used.push(index);
+            }
             *word |= bit;
-            self.any = true;
+            self.count += 1;
         } else {
+            // The word stays among the used ones, where an empty one does no harm.
             *word &= !bit;
+            self.count -= 1;
         }
     }
 
@@ -53,13 +69,20 @@ impl PageSet {
         word.is_some_and(|word| word & 1 << (page % 64) != 0)
     }
 
+    /// How many pages are in the set.
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
     /// Takes all pages out, ascending.
     pub fn take(&mut self) -> impl Iterator<Item = u64> {
-        let count = if self.any { self.words.len() } else { 0 };
-        self.any = false;
-        let words = self.words[..count].iter_mut().enumerate();
-        words.flat_map(|(index, word)| {
-            let mut rest = std::mem::take(word);
+        self.count = 0;
+        let mut used = std::mem::take(&mut self.used);
+        used.sort_unstable();
+        used.dedup();
+        let words = &mut self.words;
+        used.into_iter().flat_map(|index| {
+            let mut rest = std::mem::take(&mut words[index]);
             std::iter::from_fn(move || {
                 let bit = (rest != 0).then(|| u64::from(rest.trailing_zeros()))?;
                 rest &= rest - 1;

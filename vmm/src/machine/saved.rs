@@ -218,8 +218,26 @@ impl Machine for VirtualMachine {
         self.page_total()
     }
 
+    fn scrub_parts(&self) -> Vec<u64> {
+        let first = self.first_disk_page();
+        let disks = self.disks.first_pages().map(|page| first + page);
+        std::iter::once(0).chain(disks).collect()
+    }
+
     fn read_page(&self, page: PageNumber, bytes: &mut Page) {
         self.copy_page(page, bytes);
+    }
+
+    fn take_unreadable(&mut self) -> Option<String> {
+        self.disks.take_unreadable()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.disks.failure().map(str::to_owned)
+    }
+
+    fn dirty_pages_hint(&self) -> u64 {
+        self.disks.written_hint()
     }
 
     fn write_page(&mut self, page: PageNumber, bytes: &Page) {

@@ -110,12 +110,6 @@ impl VirtualMachine {
         }
     }
 
-    /// A page of a replicated disk that this host could not read, and took for zeroes, since the
-    /// last call.
-    pub fn take_unreadable(&self) -> Option<String> {
-        self.disks.take_unreadable()
-    }
-
     /// Bytes that a virtio device has room for.
     pub fn virtio_input_room(&self, device: usize) -> usize {
         self.board.virtio_input_room(device)

@@ -91,11 +91,6 @@ pub enum VmEvent {
         /// Which, and why.
         reason: String,
     },
-    /// It was protected, or about to be, and its disk could not be read for that.
-    DiskUnreadable {
-        /// Which, and why.
-        reason: String,
-    },
     /// It has ended; the thread is about to.
     Ended {
         /// Why.

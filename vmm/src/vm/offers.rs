@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use devices::virtio::any::VirtioConfig;
+use devices::virtio::backlog::BACKLOG_RESERVE;
 use devices::virtio::block::BlockIoError;
 use devices::virtio::input::VirtioInput;
 use devices::virtio::payload::Payload;
@@ -210,8 +211,9 @@ impl Offers {
         &mut self.resizes
     }
 
-    /// Forgets everything but the serial port's input: another host goes on with the machine.
-    pub(super) fn clear_devices(&mut self) {
+    /// Forgets everything: another host goes on with the machine.
+    pub(super) fn clear(&mut self) {
+        self.serial.clear();
         self.devices.clear();
         self.resizes.abandon();
     }
@@ -229,7 +231,7 @@ impl Offers {
             // the device, as it is by a card.
             let (mut room, most) = match spec.config {
                 VirtioConfig::Console(_) | VirtioConfig::Vsock(_) => {
-                    (machine.virtio_input_room(index), usize::MAX)
+                    (machine.virtio_input_room(index), BACKLOG_RESERVE)
                 }
                 _ => (usize::MAX, MAX_FRAMES),
             };
@@ -237,6 +239,10 @@ impl Offers {
                 let Some((input, len, share)) = queue.pop_front() else {
                     break;
                 };
+                if len > room {
+                    queue.push_front((input, len, share));
+                    break;
+                }
                 let payload = input.encode();
                 if payload.len() > MAX_PAYLOAD {
                     log::error!("device {index}: an input of {} bytes", payload.len());
@@ -246,7 +252,7 @@ impl Offers {
                     device: virtio_id(index),
                     payload,
                 };
-                if len > room || inbox.offer(offer).is_err() {
+                if inbox.offer(offer).is_err() {
                     queue.push_front((input, len, share));
                     break;
                 }

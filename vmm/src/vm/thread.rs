@@ -145,7 +145,7 @@ impl VmThread {
             }
             self.receive();
             self.hand_on();
-            let now = self.now();
+            let (now, waiting) = (self.now(), self.inbox.len());
             let next = match &mut self.machine {
                 Some(machine) => self.replica.drive(machine.as_mut(), &mut self.inbox, now),
                 None => self.replica.tick(now),
@@ -153,15 +153,14 @@ impl VmThread {
             self.build_machine();
             if let Some(machine) = &self.machine {
                 self.offers.resizes().settle(machine.config(), self.paused);
-                if let Some(reason) = machine.take_unreadable() {
-                    self.stop_for(reason);
-                }
             }
             self.release();
             let all_sent = self.transmit();
             self.tell();
             match next {
                 Next::Run => {}
+                // What did not fit into one step goes before any sleep.
+                Next::Wait(_) if self.has_more(waiting) => {}
                 Next::Wait(until) => self.wait(until, all_sent),
                 Next::Ended(end) => break Some(end),
             }
@@ -295,6 +294,16 @@ impl VmThread {
         }
     }
 
+    /// Whether the guest, which took inputs when there were `before` of them, can be given more at
+    /// once.
+    fn has_more(&mut self, before: usize) -> bool {
+        if self.inbox.is_empty() {
+            self.hand_on();
+            return !self.inbox.is_empty();
+        }
+        self.inbox.len() < before
+    }
+
     /// Makes a backup's machine when the primary has said what it is like.
     fn build_machine(&mut self) {
         let Some(hello) = self.replica.hello() else {
@@ -332,7 +341,11 @@ impl VmThread {
     fn release(&mut self) {
         let live = self.replica.is_live();
         match (self.was_live, live) {
-            (false, true) => self.go_live(),
+            (false, true) => {
+                // A peer that was relieved closes what this side is about to open.
+                self.transmit();
+                self.go_live();
+            }
             (true, false) => self.leave(),
             _ => {}
         }
@@ -424,7 +437,7 @@ impl VmThread {
         self.opening = None;
         self.mailbox.end_tenure();
         self.paused = false;
-        self.offers.clear_devices();
+        self.offers.clear();
         self.inbox = Inbox::new(INBOX_BYTES);
         if let Some(host) = &mut self.host {
             host.leave();
@@ -534,25 +547,9 @@ impl VmThread {
         }
     }
 
-    /// A disk of the machine's own cannot be read on this host. That is the guest's affair when it
-    /// reads there. But a backup would be given zeroes for what it may still have, so a primary
-    /// goes on alone, before anything of it has gone out; a backup is told by its primary what
-    /// belongs there.
-    fn stop_for(&mut self, reason: String) {
-        if !self.replica.is_live() {
-            log::warn!("{reason}");
-            return;
-        }
-        (self.listener)(VmEvent::DiskUnreadable { reason });
-        let now = self.now();
-        if let Err(error) = self.replica.stop_protection(now) {
-            log::debug!("there is nothing to stop: {error}");
-        }
-    }
-
     /// Whether the machine executes for real here; one that was fenced does not any more.
     fn is_live(&self) -> bool {
-        self.replica.is_live() && self.machine.is_some() && self.replica.end().is_none()
+        self.replica.is_undisputed() && self.machine.is_some()
     }
 
     fn status(&mut self, now: HostTime) -> VmStatus {

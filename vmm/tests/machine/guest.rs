@@ -1,5 +1,6 @@
 //! The test guest, booted some way into its kernel, as a state from which tests start.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -66,12 +67,19 @@ fn snapshot() -> Result<&'static Snapshot, &'static str> {
     made.as_ref().map_err(String::as_str)
 }
 
+/// Tells why a test cannot run here, as `scripts/test` counts it: on the standard error itself,
+/// because what passing tests print with macros is not shown, and on a line of its own.
+pub fn skip(reason: &str) {
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "\nSKIP: {reason}");
+}
+
 /// As [`snapshot`]; says when there is none that a test is skipped.
 pub fn snapshot_or_skip() -> Option<&'static Snapshot> {
     match snapshot() {
         Ok(snapshot) => Some(snapshot),
         Err(reason) => {
-            println!("SKIP: {reason}");
+            skip(reason);
             None
         }
     }

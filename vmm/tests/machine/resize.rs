@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use vmm::api::{Answer, ApiError, Request, Requests};
 use vmm::control::{Control, Notice, Setting};
 
-use crate::guest::guest_folder;
+use crate::guest::{guest_folder, skip};
 
 const KIB: u64 = 1024;
 
@@ -145,7 +145,7 @@ fn unprotect(primary: &Monitor) {
 fn disks_change_their_size_and_their_machine_can_be_protected_afterwards() {
     let folder = match guest_folder() {
         Ok(folder) => folder,
-        Err(reason) => return println!("SKIP: {reason}"),
+        Err(reason) => return skip(&reason),
     };
     let scratch = Scratch::new();
     let primary = boot(&scratch, &folder);
@@ -187,7 +187,7 @@ fn disks_change_their_size_and_their_machine_can_be_protected_afterwards() {
 fn sizes_that_a_disk_cannot_have_are_refused_by_the_reason() {
     let folder = match guest_folder() {
         Ok(folder) => folder,
-        Err(reason) => return println!("SKIP: {reason}"),
+        Err(reason) => return skip(&reason),
     };
     let scratch = Scratch::new();
     let idle = Monitor::new("idle");

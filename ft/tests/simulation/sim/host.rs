@@ -1,5 +1,7 @@
 //! A simulated host: one side of the machine, its clock, its loop and what may happen to it.
 
+use std::collections::BTreeMap;
+
 use ft::event::{Input, Output};
 use ft::inbox::Inbox;
 use ft::log::Event;
@@ -9,13 +11,18 @@ use ft::replica::Replica;
 use ft::status::{FtEvent, FtStatus, Next};
 use ft::time::HostTime;
 
+use super::disk::DISK;
 use super::fence::FenceStore;
+use super::random::mix;
 use super::tap::Tap;
 use super::toy::Toy;
 use super::wire::{Arrival, Way, Wire};
 
 /// Time that one round of the loop takes besides the guest.
 const ROUND_NS: u64 = 4_000;
+
+/// Most time that a request of the disk takes, about.
+const MOST_DISK_NS: u64 = 3_000_000;
 
 /// Instructions that a round can execute.
 const MOST_EXECUTED: u64 = 400;
@@ -40,6 +47,8 @@ pub struct Host {
     pub slowness: u64,
     /// Its state was damaged; the repairs it had seen then.
     pub tainted: Option<u64>,
+    /// Since when it waits for its backup to be repaired.
+    pub repairing_since: Option<u64>,
     /// What it did that no host may.
     pub wrong: Option<String>,
     /// Everything that it reported.
@@ -50,6 +59,8 @@ pub struct Host {
     next_round: u64,
     finishing: Option<(u64, Next)>,
     ns_per_instruction: u64,
+    /// When the disk's requests are complete that the host has done.
+    disk_queue: BTreeMap<u64, u64>,
     ended: bool,
 }
 
@@ -93,6 +104,7 @@ impl Host {
             paused_until: 0,
             slowness: 1,
             tainted: None,
+            repairing_since: None,
             wrong: None,
             events: Vec::new(),
             heard: Tap::default(),
@@ -101,6 +113,7 @@ impl Host {
             next_round: now,
             finishing: None,
             ns_per_instruction,
+            disk_queue: BTreeMap::new(),
             ended: false,
         }
     }
@@ -129,10 +142,12 @@ impl Host {
                     .and_then(|(wire, way)| wires[wire].next_arrival(way.other()))
                     .unwrap_or(u64::MAX);
                 let offered = !self.inbox.is_empty() && self.replica.is_live();
+                let disk = self.disk_queue.values().min().copied();
                 if offered {
                     0
                 } else {
-                    self.next_round.min(arrival)
+                    let disk = disk.unwrap_or(u64::MAX);
+                    self.next_round.min(arrival).min(disk)
                 }
             }
         };
@@ -172,6 +187,7 @@ impl Host {
             // A refusal ends the backup and reaches the primary; both are looked at later.
             let _refused = self.replica.accept(&self.machine, fence, time);
         }
+        self.serve_disk(now);
         let before = self.machine.now();
         let was_live = self.replica.is_live();
         let next = match self.replica.state() {
@@ -185,6 +201,31 @@ impl Host {
         let executed = self.machine.now().since(before).min(MOST_EXECUTED);
         let cost = ROUND_NS + executed * self.ns_per_instruction * self.slowness;
         self.finishing = Some((now + cost, next));
+    }
+
+    /// The host does what the guest asks of the disk at once; it is complete some time later.
+    fn serve_disk(&mut self, now: u64) {
+        if !self.replica.is_live() || self.replica.end().is_some() {
+            self.disk_queue.clear();
+            self.machine.disk().forget();
+            return;
+        }
+        let disk = self.machine.disk();
+        let under_way: Vec<u64> = disk.under_way().collect();
+        self.disk_queue.retain(|id, _| under_way.contains(id));
+        for id in under_way {
+            let due = self.disk_queue.entry(id).or_insert_with(|| {
+                disk.execute(id);
+                now + 50_000 + mix(id ^ now) % MOST_DISK_NS
+            });
+            let completion = Input::Device {
+                device: DISK,
+                payload: id.to_le_bytes().to_vec(),
+            };
+            if *due <= now && self.inbox.offer(completion).is_ok() {
+                *due = u64::MAX;
+            }
+        }
     }
 
     /// Hands on what came of it.

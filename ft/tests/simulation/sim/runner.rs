@@ -41,6 +41,10 @@ pub struct Summary {
     pub clock_error_ms: i64,
     /// Requests that were answered.
     pub answered: u64,
+    /// Frames that came to the survivor's machine.
+    pub frames: u64,
+    /// Requests of its disk that were done.
+    pub disk_requests: u64,
     /// Outputs that the world saw twice.
     pub repeated: u64,
     /// Promotions of a backup.
@@ -61,6 +65,8 @@ pub struct Summary {
     pub protections: u64,
     /// What each divergence was.
     pub reports: Vec<DivergenceReport>,
+    /// Why protections were not begun.
+    pub start_failures: Vec<String>,
     /// How often a primary had to wait for its backup.
     pub throttled: u64,
     /// How long each failover took from the last sign of life, in milliseconds.
@@ -211,6 +217,8 @@ impl Life {
         {
             host.tainted = None;
         }
+        let repairing = host.replica.state() == "repairing";
+        host.repairing_since = repairing.then(|| host.repairing_since.unwrap_or(self.now));
         if let Some(wrong) = host.wrong.take() {
             return Err(wrong);
         }
@@ -273,6 +281,7 @@ impl Life {
             let mut requests = self.world.ask_again(now);
             if now < QUIET_AT {
                 requests.push(self.world.ask(now));
+                requests.extend(self.world.frame(now));
             }
             self.next_request = now + self.scenario.request_every;
             self.offer(requests);
@@ -406,6 +415,24 @@ impl Life {
                     *tainted = tainted.map(|_| u64::MAX);
                 }
             }
+            Fault::Unreadable(Victim::Backup, from, to) => {
+                self.flip(|machine, _| machine.spoil(from..to));
+            }
+            Fault::Unreadable(victim, from, to) => {
+                if let Some(index) = self.victim(victim) {
+                    let repairs = self.hosts[index].status(now).map_or(0, |s| s.repairs);
+                    let host = &mut self.hosts[index];
+                    host.machine.spoil(from..to);
+                    // It may be a backup by the time that the page is looked at.
+                    host.tainted = Some(host.tainted.unwrap_or(repairs));
+                    self.flipped = true;
+                }
+            }
+            Fault::RefusePages(victim) => {
+                if let Some(index) = self.victim(victim) {
+                    self.hosts[index].machine.refuse_pages();
+                }
+            }
             Fault::FlipRegister => self.flip(Toy::flip_register),
             Fault::FlipClock => self.flip(Toy::flip_clock),
             Fault::FlipAndKill => {
@@ -531,5 +558,6 @@ fn harms(fault: Fault) -> bool {
             | Fault::Partition(_)
             | Fault::Damage(..)
             | Fault::FlipAndKill
+            | Fault::Unreadable(Victim::Primary, ..)
     )
 }

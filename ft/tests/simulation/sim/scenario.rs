@@ -4,6 +4,7 @@ use ft::output::ReleasePolicy;
 use ft::parameters::Parameters;
 
 use super::random::Random;
+use super::toy::ALL_PAGES;
 use super::wire::{Damage, Way};
 
 /// A millisecond of simulated time.
@@ -51,6 +52,10 @@ pub enum Fault {
     FlipMemory(bool),
     /// A bit of a register of the backup flips.
     FlipRegister,
+    /// The host of one side cannot read some pages any more: from the first to before the second.
+    Unreadable(Victim, u64, u64),
+    /// The host of one side cannot set pages any more.
+    RefusePages(Victim),
     /// The backup's clock reads otherwise.
     FlipClock,
     /// The backup's state is damaged and the primary killed before it is repaired.
@@ -145,6 +150,7 @@ impl Scenario {
         // One more outage leaves a guest that is busy as it is less time for its requests.
         let least_ms = if planned.is_empty() { 0 } else { 4 };
         faults.extend(planned);
+        faults.extend(unreadable_pages(&mut random.clone()));
         faults.sort_by_key(|(at, _)| *at);
         Self {
             parameters,
@@ -180,6 +186,17 @@ fn planned_failover(random: &mut Random, timeout_ms: u64) -> Vec<(u64, Fault)> {
         2 => vec![mute, failover, strike],
         _ => vec![mute, failover],
     }
+}
+
+/// In some lives, a page that a host cannot read.
+fn unreadable_pages(random: &mut Random) -> Option<(u64, Fault)> {
+    // Not the draws that plan a failover.
+    let mut random = Random::new(random.next() ^ random.next());
+    let victim = random.pick(&[Victim::Primary, Victim::Primary, Victim::Backup]);
+    let at = random.between(PROTECT_AT, LAST_FAULT);
+    let page = random.between(0, ALL_PAGES - 1);
+    let fault = (at, Fault::Unreadable(victim, page, page + 1));
+    random.chance(12).then_some(fault)
 }
 
 /// One fault of any kind.

@@ -5,6 +5,8 @@ use ft::event::Input;
 use ft::log::{EntryCoder, Event};
 use ft::protocol::{FrameDecoder, Message};
 
+use super::disk::DISK;
+
 /// What was heard in one direction.
 #[derive(Default)]
 pub struct Tap {
@@ -59,7 +61,10 @@ impl Tap {
                 self.deaf = true;
                 return;
             };
-            if let Event::Input(Input::Device { payload, .. }) = entry.event {
+            // A machine that has left the log need not have the disk's requests.
+            if let Event::Input(Input::Device { device, payload }) = entry.event
+                && device != DISK
+            {
                 self.inputs.push(payload);
             }
         }

@@ -1,4 +1,5 @@
-//! The toy machine: a few pages, one accumulator, a timer, a line of requests and replies.
+//! The toy machine: a few pages, one accumulator, a timer, a line of requests and replies, frames
+//! of a network, a disk.
 //!
 //! Each instruction mixes memory and, now and then, virtual time into the accumulator, so that any
 //! difference in state, time or order of inputs shows soon. Replies carry their number, the digest
@@ -6,20 +7,33 @@
 //! from two. Every input is kept as part of the state, from which a reference machine can repeat
 //! the whole life.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 
 use ft::codec::{FieldReader, FieldWriter};
 use ft::event::{ClockRate, ClockSync, ControlOp, DeviceId, Input, Output, SyncPoint};
 use ft::log::{Entry, EntryCoder, Event};
-use ft::machine::{FieldDifference, Machine, MachineError, PAGE_SIZE, Page, Section, Stop};
+use ft::machine::{
+    FieldDifference, Machine, MachineError, PAGE_SIZE, Page, Section, Stop, ZERO_PAGE,
+};
 use ft::time::{LogicalTime, PageNumber};
 
+use super::core::Core;
+use super::disk::{DISK, DISK_PAGES, Done, ToyDisk, UNDECIDED};
 use super::random::mix;
 
-/// The only device: a line of requests and replies.
+/// A line of requests and replies.
 pub const LINE: DeviceId = DeviceId(7);
+/// A network: frames come, and some are answered.
+pub const NET: DeviceId = DeviceId(9);
 /// Pages of memory.
 pub const PAGES: u64 = 12;
+/// Pages of memory and of the disk behind it.
+pub const ALL_PAGES: u64 = PAGES + DISK_PAGES;
+/// Marks a task that is no request of the line: a frame, or what was read from the disk.
+const FOREIGN: u64 = 1 << 63;
+/// Instructions that such a task takes.
+const FOREIGN_WORK: u64 = 10;
 /// Virtual time between two ticks of the timer.
 const TICK_NS: u64 = 4_000_000;
 /// Instructions that a tick takes.
@@ -32,22 +46,6 @@ const CHUNK: u64 = 60;
 const REQUEST_WORK: u64 = 120;
 /// Ticks between two outputs that nobody asked for.
 const TICKS_PER_OUTPUT: u64 = 5;
-
-/// What the machine works on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Core {
-    now: u64,
-    accumulator: u64,
-    work: u64,
-    background: u64,
-    task: u64,
-    halted: bool,
-    off: bool,
-    ticks: u64,
-    deadline_ns: u64,
-    outputs: u64,
-    chain: u64,
-}
 
 /// Memory as it comes from the shop: the first third, which is written all the time, is empty; the
 /// rest is only read, like a kernel's text.
@@ -71,11 +69,18 @@ pub struct Toy {
     requests: VecDeque<u64>,
     history: Vec<Entry>,
     memory: Vec<u64>,
+    disk: ToyDisk,
     dirty: BTreeSet<u64>,
     pending: Vec<Output>,
     timer_at: u64,
     busy: u64,
     flip: Option<(u64, u64)>,
+    /// Pages that the host cannot read.
+    bad: BTreeSet<u64>,
+    unreadable: RefCell<Option<String>>,
+    /// Whether pages cannot be set, and what became of it.
+    refuses_pages: bool,
+    failure: Option<String>,
 }
 
 impl Toy {
@@ -100,11 +105,16 @@ impl Toy {
             requests: VecDeque::new(),
             history: Vec::new(),
             memory: initial_memory(),
+            disk: ToyDisk::new(),
             dirty: BTreeSet::new(),
             pending: Vec::new(),
             timer_at: 0,
             busy,
             flip: None,
+            bad: BTreeSet::new(),
+            unreadable: RefCell::default(),
+            refuses_pages: false,
+            failure: None,
         };
         toy.arm();
         toy
@@ -115,13 +125,85 @@ impl Toy {
         &self.history
     }
 
-    /// Damages one bit of memory; `silent` does not even count the page as written.
+    /// How many inputs a device has had.
+    pub fn inputs_of(&self, device: DeviceId) -> u64 {
+        let of = |entry: &&Entry| {
+            matches!(&entry.event, Event::Input(Input::Device { device: found, .. })
+                if *found == device)
+        };
+        self.history.iter().filter(of).count() as u64
+    }
+
+    /// Damages one bit of memory or of the disk; `silent` does not even count the page as written.
     pub fn flip_memory(&mut self, random: u64, silent: bool) {
-        let word = (random as usize >> 8) % self.memory.len();
-        self.memory[word] ^= 1 << (random % 64);
+        let page = (random >> 20) % ALL_PAGES;
+        self.page_mut(page)[(random as usize >> 8) % 512] ^= 1 << (random % 64);
         if !silent {
-            self.dirty.insert((word * 8 / PAGE_SIZE) as u64);
+            self.dirty.insert(page);
         }
+    }
+
+    /// The disk.
+    pub fn disk(&mut self) -> &mut ToyDisk {
+        &mut self.disk
+    }
+
+    /// The first page that is another one's, as far as both are decided.
+    pub fn differing_page(&self, other: &Self) -> Option<u64> {
+        let decided = |page: &u64| *page < PAGES || !self.disk.is_undecided(*page - PAGES);
+        let mut pages = (0..ALL_PAGES).filter(decided);
+        pages.find(|page| self.page(*page) != other.page(*page))
+    }
+
+    /// The words of a page, wherever it is.
+    fn page(&self, page: u64) -> &[u64] {
+        match page.checked_sub(PAGES) {
+            Some(page) => self.disk.page(page),
+            None => &self.memory[page as usize * 512..][..512],
+        }
+    }
+
+    /// The words of a page, to be set.
+    fn page_mut(&mut self, page: u64) -> &mut [u64] {
+        match page.checked_sub(PAGES) {
+            Some(page) => self.disk.page_mut(page),
+            None => &mut self.memory[page as usize * 512..][..512],
+        }
+    }
+
+    /// Takes what the host side of a device has brought.
+    fn take_input(&mut self, device: DeviceId, payload: &[u8]) -> Result<(), MachineError> {
+        let number = <[u8; 8]>::try_from(payload).map(u64::from_le_bytes);
+        match (device, number) {
+            (LINE, Ok(request)) => self.requests.push_back(request),
+            (NET, _) => {
+                let sum = payload
+                    .iter()
+                    .fold(0, |sum, byte| mix(sum + u64::from(*byte)));
+                self.requests.push_back(FOREIGN | sum);
+            }
+            (DISK, Ok(id)) => match self.disk.complete(id) {
+                Some(Done::Written(page)) => drop(self.dirty.insert(PAGES + page)),
+                Some(Done::Read(word)) => {
+                    self.core.accumulator ^= mix(word);
+                    self.requests.push_back(FOREIGN);
+                }
+                None => return Err(MachineError::new(format!("no request {id} of the disk"))),
+            },
+            _ => return Err(MachineError::new("no such device or no such request")),
+        }
+        Ok(())
+    }
+
+    /// The host cannot read these pages any more, until they are written anew. The guest can: only
+    /// what is read of them for others is not there.
+    pub fn spoil(&mut self, pages: std::ops::Range<u64>) {
+        self.bad.extend(pages);
+    }
+
+    /// The host cannot write any page of it from now on.
+    pub fn refuse_pages(&mut self) {
+        self.refuses_pages = true;
     }
 
     /// Damages one bit of a register.
@@ -190,7 +272,10 @@ impl Toy {
         let done = std::mem::take(&mut self.core.task);
         if let Some(request) = self.requests.pop_front() {
             self.core.task = request;
-            self.core.work = REQUEST_WORK;
+            self.core.work = match request & FOREIGN {
+                0 => REQUEST_WORK,
+                _ => FOREIGN_WORK,
+            };
         } else if self.core.background > 0 {
             self.core.work = self.core.background.min(CHUNK);
             self.core.background -= self.core.work;
@@ -198,8 +283,15 @@ impl Toy {
             self.core.halted = true;
         }
         if done != 0 {
-            self.put_out(done);
-            return true;
+            // Which request it is depends on nothing that damage changes before a digest shows it.
+            let which = mix(done ^ self.core.now);
+            self.disk.request(which, self.core.accumulator);
+            // Most frames are not answered.
+            let answered = done & FOREIGN == 0 || done.is_multiple_of(3);
+            if answered {
+                self.put_out(done);
+            }
+            return answered;
         }
         if self.core.halted
             && self.core.ticks > 0
@@ -218,12 +310,17 @@ impl Toy {
         let after = mix(before ^ self.core.accumulator ^ request.rotate_left(17));
         self.core.outputs += 1;
         self.core.chain = after;
+        let (device, request, tail) = match request & FOREIGN {
+            0 => (LINE, request, 0),
+            _ => (NET, 0, request % 100),
+        };
         let mut writer = FieldWriter::new();
         for field in [self.core.outputs, before, after, request] {
             writer.u64(field);
         }
+        (0..tail).for_each(|byte| writer.u8(byte as u8));
         self.pending.push(Output {
-            device: LINE,
+            device,
             payload: writer.finish(),
         });
     }
@@ -256,6 +353,9 @@ impl Machine for Toy {
         if !self.pending.is_empty() {
             return Stop::Output;
         }
+        if let Some(text) = &self.failure {
+            return Stop::Failed(text.clone());
+        }
         while self.core.now < until.0 {
             if self.core.off {
                 return Stop::PoweredOff;
@@ -284,13 +384,7 @@ impl Machine for Toy {
                 };
                 self.arm();
             }
-            Input::Device { device, payload } => {
-                let bytes = <[u8; 8]>::try_from(payload.as_slice());
-                let (true, Ok(bytes)) = (*device == LINE, bytes) else {
-                    return Err(MachineError::new("no such device or no such request"));
-                };
-                self.requests.push_back(u64::from_le_bytes(bytes));
-            }
+            Input::Device { device, payload } => self.take_input(*device, payload)?,
             Input::Control(ControlOp::PowerButton) => self.core.off = true,
             Input::Control(_) => self.core.accumulator = mix(self.core.accumulator),
         }
@@ -307,35 +401,6 @@ impl Machine for Toy {
     }
 
     fn sections(&self) -> Vec<Section> {
-        let Core {
-            now,
-            accumulator,
-            work,
-            background,
-            task,
-            halted,
-            off,
-            ticks,
-            deadline_ns,
-            outputs,
-            chain,
-        } = self.core;
-        let mut cpu = FieldWriter::new();
-        let flags = u64::from(halted) | u64::from(off) << 1;
-        for field in [
-            now,
-            accumulator,
-            work,
-            background,
-            task,
-            flags,
-            ticks,
-            deadline_ns,
-            outputs,
-            chain,
-        ] {
-            cpu.u64(field);
-        }
         let mut clock = FieldWriter::new();
         clock.u64(self.point.at.0);
         clock.u64(self.point.sync.virtual_ns);
@@ -348,10 +413,11 @@ impl Machine for Toy {
             bytes,
         };
         vec![
-            named("cpu", cpu.finish()),
+            named("cpu", self.core.encode()),
             named("clock", clock.finish()),
             named("line", line.finish()),
             named("history", self.encode_history()),
+            named("disk", self.disk.encode()),
         ]
     }
 
@@ -363,37 +429,7 @@ impl Machine for Toy {
             found.ok_or_else(|| MachineError::new(format!("no section {name}")))
         };
         let wrong = |error: ft::codec::CodecError| MachineError::new(error.to_string());
-        let mut cpu = FieldReader::new(&find("cpu")?.bytes);
-        let mut fields = [0; 10];
-        for field in &mut fields {
-            *field = cpu.u64("cpu").map_err(wrong)?;
-        }
-        let [
-            now,
-            accumulator,
-            work,
-            background,
-            task,
-            flags,
-            ticks,
-            deadline_ns,
-            outputs,
-            chain,
-        ] = fields;
-        let (halted, off) = (flags & 1 == 1, flags & 2 == 2);
-        self.core = Core {
-            now,
-            accumulator,
-            work,
-            background,
-            task,
-            halted,
-            off,
-            ticks,
-            deadline_ns,
-            outputs,
-            chain,
-        };
+        self.core = Core::decode(&find("cpu")?.bytes).map_err(wrong)?;
         let mut clock = FieldReader::new(&find("clock")?.bytes);
         let at = LogicalTime(clock.u64("at").map_err(wrong)?);
         let virtual_ns = clock.u64("virtual time").map_err(wrong)?;
@@ -414,6 +450,7 @@ impl Machine for Toy {
             self.history
                 .push(coder.decode(&mut history).map_err(wrong)?);
         }
+        self.disk.restore(&find("disk")?.bytes).map_err(wrong)?;
         self.pending.clear();
         self.arm();
         Ok(())
@@ -421,18 +458,7 @@ impl Machine for Toy {
 
     fn describe_difference(&self, name: &str, first: &[u8], second: &[u8]) -> Vec<FieldDifference> {
         let names: &[&str] = match name {
-            "cpu" => &[
-                "now",
-                "accumulator",
-                "work",
-                "background",
-                "task",
-                "flags",
-                "ticks",
-                "deadline",
-                "outputs",
-                "chain",
-            ],
+            "cpu" => &Core::NAMES,
             "clock" => &["at", "virtual_ns", "rate"],
             _ => return Vec::new(),
         };
@@ -448,23 +474,56 @@ impl Machine for Toy {
     }
 
     fn page_count(&self) -> u64 {
-        PAGES
+        ALL_PAGES
+    }
+
+    fn scrub_parts(&self) -> Vec<u64> {
+        vec![0, PAGES]
+    }
+
+    fn undecided_pages(&self) -> Vec<PageNumber> {
+        let undecided = (0..DISK_PAGES).filter(|page| self.disk.is_undecided(*page));
+        undecided.map(|page| PageNumber(PAGES + page)).collect()
+    }
+
+    fn page_digest(&self, page: PageNumber) -> u64 {
+        let disk_page = page.0.checked_sub(PAGES);
+        if disk_page.is_some_and(|page| self.disk.is_undecided(page)) {
+            return UNDECIDED;
+        }
+        let mut bytes = ZERO_PAGE;
+        self.read_page(page, &mut bytes);
+        ft::digest::of_page(&bytes)
     }
 
     fn read_page(&self, page: PageNumber, bytes: &mut Page) {
-        let words = PAGE_SIZE / 8;
-        let start = page.0 as usize * words;
-        let memory = &self.memory[start..start + words];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip(memory) {
+        if self.bad.contains(&page.0) {
+            *bytes = ZERO_PAGE;
+            let text = format!("page {page} is unreadable");
+            self.unreadable.borrow_mut().get_or_insert(text);
+            return;
+        }
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.page(page.0)) {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
     }
 
+    fn take_unreadable(&mut self) -> Option<String> {
+        self.unreadable.take()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.clone()
+    }
+
     fn write_page(&mut self, page: PageNumber, bytes: &Page) {
-        let words = PAGE_SIZE / 8;
-        let start = page.0 as usize * words;
-        let memory = &mut self.memory[start..start + words];
-        for (chunk, word) in bytes.chunks_exact(8).zip(memory) {
+        if self.refuses_pages {
+            let text = format!("page {page} cannot be written");
+            self.failure.get_or_insert(text);
+            return;
+        }
+        self.bad.remove(&page.0);
+        for (chunk, word) in bytes.chunks_exact(8).zip(self.page_mut(page.0)) {
             let mut value = [0; 8];
             value.copy_from_slice(chunk);
             *word = u64::from_le_bytes(value);
@@ -480,11 +539,9 @@ impl Machine for Toy {
     }
 
     fn touched_pages(&self) -> Vec<PageNumber> {
-        let words = PAGE_SIZE / 8;
-        let pages = self.memory.chunks(words).enumerate();
-        pages
-            .filter(|(_, page)| page.iter().any(|word| *word != 0))
-            .map(|(number, _)| PageNumber(number as u64))
+        (0..ALL_PAGES)
+            .filter(|page| self.page(*page).iter().any(|word| *word != 0))
+            .map(PageNumber)
             .collect()
     }
 

@@ -7,8 +7,11 @@ use ft::codec::FieldReader;
 use ft::event::{Input, Output};
 use ft::time::Generation;
 
-use super::toy::LINE;
+use super::random::mix;
+use super::toy::{LINE, NET};
 
+/// Least time between two frames.
+const FRAME_EVERY_NS: u64 = 4_000_000;
 /// Time after which a client asks again.
 const PATIENCE_NS: u64 = 60_000_000;
 
@@ -31,6 +34,7 @@ pub struct World {
     /// Outputs that came more than once.
     pub repeated: u64,
     next_request: u64,
+    next_frame: u64,
     /// A machine that was known to have diverged went live: its history is another one.
     pub forgiven: bool,
 }
@@ -111,6 +115,20 @@ impl World {
             }
         }
         again
+    }
+
+    /// A frame, if it is time for one, to be offered to whoever is live.
+    pub fn frame(&mut self, now: u64) -> Option<Input> {
+        let random = mix(self.next_request);
+        if now < self.next_frame {
+            return None;
+        }
+        self.next_frame = now + FRAME_EVERY_NS;
+        let payload = (0..random % 200).map(|byte| mix(random ^ byte) as u8);
+        Some(Input::Device {
+            device: NET,
+            payload: payload.collect(),
+        })
     }
 
     /// How many requests have no answer.

@@ -6,9 +6,9 @@
 //! the rest.
 //!
 //! The image of a disk that both hosts of a pair share may be changed only by the host that acts
-//! for the machine. A request was let go by its host, but can wait here for long, so that is asked anew
-//! before it begins. The host that takes over carries out again all that was not completed; what has
-//! begun here then can still come after it, as far as the kernel or the storage delay it.
+//! for the machine. A request was let go by its host, but can wait here for long, so that is asked
+//! anew before it begins. The host that takes over carries out again all that was not completed;
+//! what has begun here then can still come after it, as far as the kernel or the storage delay it.
 
 use std::collections::VecDeque;
 use std::io;

@@ -182,6 +182,12 @@ impl DiskImage for RawImage {
 
     fn data_ranges(&self) -> io::Result<Vec<Range<u64>>> {
         let size = *self.current_size();
+        let len = self.file.metadata()?.len();
+        if !self.is_device && len < size {
+            // What is missing is no hole.
+            let text = format!("the file has {len} bytes, the disk {size}: it is truncated");
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
+        }
         let mut ranges = Vec::new();
         let mut at = 0;
         while at < size {
@@ -195,7 +201,7 @@ impl DiskImage for RawImage {
             };
             let end = match rustix::fs::seek(&self.file, SeekFrom::Hole(start)) {
                 Ok(end) => end,
-                // The file became shorter behind our back; reading will tell.
+                // The file became shorter in this moment; reading will tell.
                 Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => size,
                 Err(errno) => return Err(errno.into()),
             };

@@ -23,13 +23,13 @@ const FEATURES: u64 = 0b1_1000_0010;
 /// there.
 fn isolated() -> bool {
     if !Path::new("/dev/net/tun").exists() {
-        eprintln!("SKIP: there is no /dev/net/tun");
+        crate::skip("there is no /dev/net/tun");
         return false;
     }
     match unshare(CloneFlags::CLONE_NEWNET) {
         Ok(()) => true,
         Err(error) => {
-            eprintln!("SKIP: no network namespace is to be had: {error}");
+            crate::skip(format!("no network namespace is to be had: {error}"));
             false
         }
     }
@@ -40,7 +40,7 @@ fn ip(arguments: &[&str]) -> bool {
     match status {
         Ok(status) => status.success(),
         Err(error) => {
-            eprintln!("SKIP: no ip command: {error}");
+            crate::skip(format!("no ip command: {error}"));
             false
         }
     }
@@ -310,7 +310,7 @@ fn ipv6_address_is_set_and_may_be_there_already() {
         return;
     }
     if !Path::new("/proc/net/if_inet6").exists() {
-        eprintln!("SKIP: the host has no IPv6");
+        crate::skip("the host has no IPv6");
         return;
     }
     let target = TapTarget {

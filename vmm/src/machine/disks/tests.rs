@@ -147,7 +147,7 @@ fn a_host_that_cannot_do_what_the_other_could_cannot_go_on() {
 
 #[test]
 fn zeroes_for_what_cannot_be_read_are_told_of_once() {
-    let (disks, store) = disks();
+    let (mut disks, store) = disks();
     assert_eq!(disks.take_unreadable(), None);
     *store.broken.lock().unwrap() = true;
     assert_eq!(digest(&disks, 1), ft::digest::of_page(&ZERO_PAGE));

@@ -107,7 +107,7 @@ fn raw_images_with_direct_access_follow_the_model() {
             ..scratch.raw(&format!("image{seed}"), START_SIZE)
         };
         if let Err(error) = open(&target) {
-            println!("SKIP: {}", text_of(&error));
+            crate::skip(text_of(&error));
             return;
         }
         follows_the_model(&target, empty(), seed);
@@ -187,10 +187,8 @@ fn discarding_gives_space_back_only_where_it_is_asked_for() {
     assert_eq!(blocks(), full);
     image.write_zeroes(0, START_SIZE, true).unwrap();
     if blocks() == full {
-        println!(
-            "SKIP: the file system of {} has no holes",
-            scratch.0.display()
-        );
+        let folder = scratch.0.display();
+        crate::skip(format!("the file system of {folder} has no holes"));
         return;
     }
     assert_eq!(image.data_ranges().unwrap(), []);

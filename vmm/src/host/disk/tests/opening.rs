@@ -53,7 +53,7 @@ fn a_file_that_we_may_not_write_is_refused_unless_only_read() {
     let mut target = scratch.raw("image", 512);
     std::fs::set_permissions(&target.path, PermissionsExt::from_mode(0o400)).unwrap();
     if OpenOptions::new().write(true).open(&target.path).is_ok() {
-        println!("SKIP: this user may write to every file");
+        crate::skip("this user may write to every file");
         return;
     }
     assert!(refusal(&target).contains("Permission denied"));
@@ -280,6 +280,8 @@ fn a_raw_image_truncated_behind_our_back_fails_instead_of_reading_zeroes() {
         .set_len(4096)
         .unwrap();
     let error = image.read(0, &mut [0; 8192]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+    let error = image.data_ranges().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
 }
 

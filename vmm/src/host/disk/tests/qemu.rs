@@ -21,7 +21,7 @@ fn qemu_img(scratch: &Scratch, arguments: &str) -> Option<String> {
             Some(text)
         }
         Err(error) => {
-            println!("SKIP: qemu-img: {error}");
+            crate::skip(format!("qemu-img: {error}"));
             None
         }
     }

@@ -120,7 +120,7 @@ fn requests_at_the_same_time_are_each_completed_once_and_keep_their_contents() {
         let queue = match open(&target) {
             Ok(image) => DiskQueue::start(image, done).unwrap(),
             Err(error) if target.direct => {
-                println!("SKIP: {}", text_of(&error));
+                crate::skip(text_of(&error));
                 continue;
             }
             Err(error) => panic!("{}", text_of(&error)),

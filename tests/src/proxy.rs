@@ -7,8 +7,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::HarnessError;
+use crate::process::wait_until;
+
 /// How often a direction looks for orders while nothing comes.
 const LOOK: Duration = Duration::from_millis(2);
+/// How long it may take until an order is seen.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub enum Order {
 struct Shared {
     orders: [Order; 2],
     passed: [usize; 2],
+    /// Whether a direction has seen that it has to hold everything back.
+    held: [bool; 2],
     done: bool,
 }
 
@@ -56,38 +63,34 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 
 impl Proxy {
     /// Listens for one primary and connects it to the backup at `url`.
-    pub fn start(url: &Value, forth: Order) -> Self {
-        let backup = url
-            .as_str()
-            .unwrap()
-            .strip_prefix("tcp:")
-            .unwrap()
-            .to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+    ///
+    /// # Errors
+    /// When `url` is no TCP address, or the host refuses.
+    pub fn start(url: &Value, forth: Order) -> Result<Self, HarnessError> {
+        let backup = url.as_str().and_then(|url| url.strip_prefix("tcp:"));
+        let backup = backup.ok_or_else(|| HarnessError::Broken(format!("{url} is not tcp:")))?;
+        let backup = backup.to_owned();
+        let failed = HarnessError::host("listen for a primary");
+        let listener = TcpListener::bind("127.0.0.1:0");
+        let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (address, listener) = bound.map_err(failed)?;
         let shared = Arc::new(Mutex::new(Shared {
             orders: [forth, Order::Pass],
             passed: [0, 0],
+            held: [false; 2],
             done: false,
         }));
         let own = shared.clone();
         std::thread::spawn(move || {
-            let (primary, _) = listener.accept().unwrap();
-            let backup = TcpStream::connect(backup).unwrap();
-            for stream in [&primary, &backup] {
-                stream.set_nodelay(true).unwrap();
-                stream.set_read_timeout(Some(LOOK)).unwrap();
-            }
-            let ends = [primary, backup].map(Arc::new);
-            for way in [Way::Forth, Way::Back] {
-                let (shared, [primary, backup]) = (own.clone(), ends.clone());
-                std::thread::spawn(move || match way {
-                    Way::Forth => pump(&shared, way, &primary, &backup),
-                    Way::Back => pump(&shared, way, &backup, &primary),
-                });
+            if let Err(error) = join(&listener, &backup, &own) {
+                eprintln!("the connection between a pair: {error}");
+                lock(&own).done = true;
             }
         });
-        Self { address, shared }
+        Ok(Self {
+            address: address.to_string(),
+            shared,
+        })
     }
 
     /// Where the primary has to connect to.
@@ -103,12 +106,44 @@ impl Proxy {
             order => order,
         };
         shared.orders[way as usize] = order;
+        shared.held[way as usize] = false;
+    }
+
+    /// Holds back all bytes that go one way; when this returns, no more will go on until the next
+    /// order.
+    ///
+    /// # Errors
+    /// When nobody is there who could hold them.
+    pub fn hold(&self, way: Way) -> Result<(), HarnessError> {
+        self.order(way, Order::Hold(0));
+        wait_until("bytes to be held", PATIENCE, || {
+            Ok(lock(&self.shared).held[way as usize])
+        })
     }
 
     /// Bytes that went one way so far.
     pub fn passed(&self, way: Way) -> usize {
         lock(&self.shared).passed[way as usize]
     }
+}
+
+/// Accepts the primary, connects to the backup and starts both directions.
+fn join(listener: &TcpListener, backup: &str, shared: &Arc<Mutex<Shared>>) -> std::io::Result<()> {
+    let (primary, _) = listener.accept()?;
+    let backup = TcpStream::connect(backup)?;
+    for stream in [&primary, &backup] {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(LOOK))?;
+    }
+    let ends = [primary, backup].map(Arc::new);
+    for way in [Way::Forth, Way::Back] {
+        let (shared, [primary, backup]) = (shared.clone(), ends.clone());
+        std::thread::spawn(move || match way {
+            Way::Forth => pump(&shared, way, &primary, &backup),
+            Way::Back => pump(&shared, way, &backup, &primary),
+        });
+    }
+    Ok(())
 }
 
 impl Drop for Proxy {
@@ -140,6 +175,10 @@ fn pump(shared: &Mutex<Shared>, way: Way, from: &TcpStream, to: &TcpStream) {
             _ => buffer.len(),
         };
         if room == 0 {
+            let mut shared = lock(shared);
+            // Another order may have come in between.
+            shared.held[way as usize] = shared.orders[way as usize] == order;
+            drop(shared);
             std::thread::sleep(LOOK);
             continue;
         }
