@@ -209,6 +209,7 @@ fn disk(field: &str, disk: &DiskConfig) -> Result<DeviceSettings, ConfigError> {
             direct: disk.direct,
             sparse: disk.sparse,
             backing_files: disk.backing_files,
+            io_uring: !disk.disable_io_uring,
         },
         mode: match disk.ft {
             DiskReplication::Replicate => DiskMode::Replicated,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest};
 use devices::virtio::payload::Payload;
 
-use super::{DiskImage, SECTOR_SIZE, check_range};
+use super::{DiskImage, SECTOR_SIZE, check_range, check_writable};
 
 /// A guest can make requests fail as often as it likes; one line in this time is enough.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -71,32 +71,48 @@ impl FailureLog {
 /// # Errors
 /// The host failed, or the request is not one for this image.
 pub fn execute(image: &dyn DiskImage, request: &BlockRequest) -> Result<Payload, BlockIoError> {
-    carry_out(image, request).map_err(|error| {
-        let BlockRequest { sector, len, .. } = request;
-        let operation = request.operation;
-        let what = format_args!("{operation:?} of {len} bytes at sector {sector}");
-        image.failures().note(what, &error);
-        BlockIoError::Io
-    })
+    carry_out(image, request).map_err(|error| failed(image, request, &error))
 }
 
-fn carry_out(image: &dyn DiskImage, request: &BlockRequest) -> io::Result<Payload> {
+/// Reports that a request has failed; gives what the guest is told.
+pub(super) fn failed(
+    image: &dyn DiskImage,
+    request: &BlockRequest,
+    error: &io::Error,
+) -> BlockIoError {
+    let BlockRequest { sector, len, .. } = request;
+    let operation = request.operation;
+    let what = format_args!("{operation:?} of {len} bytes at sector {sector}");
+    image.failures().note(what, error);
+    BlockIoError::Io
+}
+
+/// The byte at which a request begins. Refuses one that is not for this image.
+pub(super) fn check(image: &dyn DiskImage, request: &BlockRequest) -> io::Result<u64> {
     let invalid = |reason| io::Error::new(io::ErrorKind::InvalidInput, reason);
     let offset = request
         .sector
         .checked_mul(SECTOR_SIZE)
         .ok_or_else(|| invalid("the sector is behind the end of every disk"))?;
+    check_range(image.size(), offset, request.len)?;
+    if request.operation == BlockOperation::Write && request.data.len() as u64 != request.len {
+        return Err(invalid("the data does not have the length of the write"));
+    }
+    if request.operation.modifies() {
+        check_writable(image.is_read_only())?;
+    }
+    Ok(offset)
+}
+
+fn carry_out(image: &dyn DiskImage, request: &BlockRequest) -> io::Result<Payload> {
+    // Before memory is taken for it.
+    let offset = check(image, request)?;
     let zeroes = |may_unmap| image.write_zeroes(offset, request.len, may_unmap);
     let mut data = Vec::new();
     match request.operation {
         BlockOperation::Read => {
-            // Before memory is taken for it.
-            check_range(image.size(), offset, request.len)?;
             data.resize(request.len as usize, 0);
             image.read(offset, &mut data)?;
-        }
-        BlockOperation::Write if request.data.len() as u64 != request.len => {
-            return Err(invalid("the data does not have the length of the write"));
         }
         BlockOperation::Write => image.write(offset, &request.data)?,
         BlockOperation::Flush => image.flush()?,

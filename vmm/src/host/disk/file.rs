@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::direct::AlignedBuffer;
 use super::{DiskError, ImageFormat};
@@ -117,6 +118,9 @@ impl ImageFile {
         if !is_device && !metadata.is_file() {
             return Err(wrong_kind(path, name_of(metadata.file_type())));
         }
+        // It was for the opening alone; by io_uring, some kernels would not wait for the disk.
+        let flags = fcntl_getfl(&file).map_err(|errno| failed(errno.into()))?;
+        fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?;
         let lock = FileLock::take(&file, path, read_only)?;
         // A device's metadata has no length. The position is not used for anything else.
         let len = file.seek(SeekFrom::End(0)).map_err(failed)?;

@@ -1,8 +1,9 @@
 //! The host side of disks: image files in formats raw and qcow2, and block devices.
 //!
 //! ```text
-//! BlockRequest ─▶ DiskQueue (threads) ─▶ execute ─▶ DiskImage ─┬─ RawImage ─▶ file
-//!   completion ◀──────────────────────────────────────────────┘─ Qcow2Image ─▶ imago ─▶ files
+//! BlockRequest ─▶ DiskQueue ─┬─ Threads ─▶ execute ─▶ DiskImage ─┬─ RawImage ─▶ file
+//!                            │                                   └─ Qcow2Image ─▶ imago ─▶ files
+//!   completion ◀─────────────┴─ Ring ─▶ file of a raw image, by io_uring
 //! ```
 //!
 //! Both sides of a replicated pair carry out the same requests on images of their own, and must end
@@ -28,10 +29,13 @@ mod qcow2_check;
 mod qcow2_header;
 mod queue;
 mod raw;
+mod ring;
+mod threads;
 
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -100,6 +104,13 @@ pub trait DiskImage: Send + Sync {
     /// host failed.
     fn resize(&self, size: u64) -> io::Result<()>;
 
+    /// A descriptor by which the kernel can do reads, writes and flushes inside of the size, in
+    /// place of the methods here; `None` if the contents do not lie in a file byte for byte, or are
+    /// not to be had so. Nothing of it may be under way while the image is resized.
+    fn ring_file(&self) -> Option<io::Result<File>> {
+        None
+    }
+
     /// Where failures of requests are reported.
     fn failures(&self) -> &FailureLog;
 }
@@ -129,6 +140,8 @@ pub struct DiskTarget {
     pub sparse: bool,
     /// Whether an image may name others, of which it holds the differences.
     pub backing_files: bool,
+    /// Whether the kernel's `io_uring` may be used.
+    pub io_uring: bool,
 }
 
 impl DiskTarget {
@@ -142,6 +155,7 @@ impl DiskTarget {
             direct: false,
             sparse: true,
             backing_files: false,
+            io_uring: true,
         }
     }
 }

@@ -26,6 +26,7 @@ pub(super) struct RawImage {
     is_device: bool,
     read_only: bool,
     sparse: bool,
+    io_uring: bool,
     direct: Option<DirectAccess>,
     /// Held by everything that works inside of the size, so that nothing writes behind the end
     /// while that moves, which would make the file longer again.
@@ -82,6 +83,7 @@ impl RawImage {
             is_device,
             read_only: target.read_only,
             sparse: target.sparse,
+            io_uring: target.io_uring,
             direct,
             size: RwLock::new(len),
             failures: FailureLog::new(path),
@@ -237,6 +239,11 @@ impl DiskImage for RawImage {
         Ok(())
     }
 
+    fn ring_file(&self) -> Option<io::Result<File>> {
+        // Direct access has rules about buffers that the guest does not know.
+        (self.io_uring && self.direct.is_none()).then(|| self.file.try_clone())
+    }
+
     fn failures(&self) -> &FailureLog {
         &self.failures
     }
@@ -250,6 +257,7 @@ impl RawImage {
             is_device: false,
             read_only: false,
             sparse: true,
+            io_uring: true,
             direct: None,
             size: RwLock::new(size),
             failures: FailureLog::new("test".into()),

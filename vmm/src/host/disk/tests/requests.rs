@@ -108,7 +108,11 @@ fn requests_at_the_same_time_are_each_completed_once_and_keep_their_contents() {
     let scratch = Scratch::new();
     let size = COUNT * LEN;
     for target in [
-        scratch.raw("raw", size),
+        scratch.raw("ring", size),
+        DiskTarget {
+            io_uring: false,
+            ..scratch.raw("threads", size)
+        },
         scratch.qcow2("small", size, 4096),
         scratch.qcow2("large", size, 65536),
         DiskTarget {
@@ -133,6 +137,7 @@ fn requests_at_the_same_time_are_each_completed_once_and_keep_their_contents() {
                 let sector = id * LEN / 512;
                 let zero = round > 0 && random.below(3) == 0;
                 zeroed[id as usize] = zero;
+                let durable = random.below(20) == 0;
                 let mut request = if zero {
                     let may_unmap = random.below(2) == 0;
                     let zeroes = BlockOperation::WriteZeroes { may_unmap };
@@ -142,6 +147,7 @@ fn requests_at_the_same_time_are_each_completed_once_and_keep_their_contents() {
                     request(BlockOperation::Write, sector, LEN, &data)
                 };
                 request.id = id;
+                request.durable = durable;
                 queue.submit(request);
                 if id % 97 == 0 {
                     queue.submit(BlockRequest {
@@ -150,7 +156,7 @@ fn requests_at_the_same_time_are_each_completed_once_and_keep_their_contents() {
                     });
                 }
             }
-            queue.quiesce();
+            quiesce(&queue);
         }
         let mut times = vec![0; COUNT as usize + 1];
         for (id, result) in completed.try_iter() {
@@ -173,116 +179,218 @@ fn requests_at_the_same_time_are_each_completed_once_and_keep_their_contents() {
     }
 }
 
+/// Runs a test on a queue of each kind, each with an image of so many bytes.
+fn by_ring_and_by_threads(size: u64, test: impl Fn(Arc<dyn DiskImage>)) {
+    let scratch = Scratch::new();
+    for io_uring in [true, false] {
+        let target = DiskTarget {
+            io_uring,
+            ..scratch.raw(&format!("ring-{io_uring}"), size)
+        };
+        test(open(&target).unwrap());
+    }
+}
+
+/// Waits until everything handed in is completed.
+fn quiesce(queue: &DiskQueue) {
+    let (sender, receiver) = mpsc::channel();
+    queue.alone(move || sender.send(()).unwrap());
+    receiver.recv().unwrap();
+}
+
 fn request_flush() -> BlockRequest {
     request(BlockOperation::Flush, 0, 0, &[])
 }
 
 #[test]
 fn handing_in_does_not_wait_and_dropping_completes_everything() {
-    let scratch = Scratch::new();
-    let image = open(&scratch.raw("image", 1 << 20)).unwrap();
-    let gate = Arc::new((Mutex::new((false, 0)), Condvar::new()));
-    let done: Done = {
-        let gate = gate.clone();
-        Arc::new(move |_, result| {
-            result.unwrap();
-            let mut state = gate.0.lock().unwrap();
-            while !state.0 {
-                state = gate.1.wait(state).unwrap();
-            }
-            state.1 += 1;
-        })
-    };
-    let queue = DiskQueue::start(image, done).unwrap();
-    for sector in 0..100 {
-        queue.submit(request(BlockOperation::Write, sector, 512, &[1; 512]));
-    }
-    assert_eq!(gate.0.lock().unwrap().1, 0, "nothing can be complete yet");
-    gate.0.lock().unwrap().0 = true;
-    gate.1.notify_all();
-    drop(queue);
-    assert_eq!(gate.0.lock().unwrap().1, 100);
+    by_ring_and_by_threads(1 << 20, |image| {
+        let gate = Arc::new((Mutex::new((false, 0)), Condvar::new()));
+        let done: Done = {
+            let gate = gate.clone();
+            Arc::new(move |_, result| {
+                result.unwrap();
+                let mut state = gate.0.lock().unwrap();
+                while !state.0 {
+                    state = gate.1.wait(state).unwrap();
+                }
+                state.1 += 1;
+            })
+        };
+        let queue = DiskQueue::start(image, done).unwrap();
+        for sector in 0..100 {
+            queue.submit(request(BlockOperation::Write, sector, 512, &[1; 512]));
+        }
+        assert_eq!(gate.0.lock().unwrap().1, 0, "nothing can be complete yet");
+        gate.0.lock().unwrap().0 = true;
+        gate.1.notify_all();
+        drop(queue);
+        assert_eq!(gate.0.lock().unwrap().1, 100);
+    });
 }
 
 #[test]
 fn what_is_done_alone_is_behind_what_came_before_and_before_what_comes_after() {
-    const COUNT: u64 = 200;
-    let scratch = Scratch::new();
-    let image = open(&scratch.raw("image", 1 << 20)).unwrap();
-    let (done, told) = completions();
-    let queue = DiskQueue::start(image.clone(), done.clone()).unwrap();
-    // Sector numbers name the requests; the others are told by numbers that no sector has.
-    for round in 0..4 {
-        for id in 0..COUNT {
-            let sector = round * COUNT + id;
-            queue.submit(request(BlockOperation::Write, sector, 512, &[1; 512]));
+    by_ring_and_by_threads(1 << 20, |image| {
+        const COUNT: u64 = 200;
+        let (done, told) = completions();
+        let queue = DiskQueue::start(image.clone(), done.clone()).unwrap();
+        // Sector numbers name the requests; the others are told by numbers that no sector has.
+        for round in 0..4 {
+            for id in 0..COUNT {
+                let sector = round * COUNT + id;
+                queue.submit(request(BlockOperation::Write, sector, 512, &[1; 512]));
+            }
+            let done = done.clone();
+            queue.alone(move || done(u64::MAX - round, Ok(Payload::default())));
         }
-        let done = done.clone();
-        queue.alone(move || done(u64::MAX - round, Ok(Payload::default())));
-    }
-    for round in 0..4 {
-        let mut ids: Vec<u64> = (0..COUNT).map(|_| told.recv().unwrap().0).collect();
-        ids.sort_unstable();
-        let expected: Vec<u64> = (round * COUNT..(round + 1) * COUNT).collect();
-        assert_eq!(ids, expected);
-        assert_eq!(told.recv().unwrap().0, u64::MAX - round);
-    }
-    let resized = image.clone();
-    queue.alone(move || resized.resize(512).unwrap());
-    queue.submit(request(BlockOperation::Read, 1, 512, &[]));
-    drop(queue);
-    assert_eq!(told.recv().unwrap(), (1, Err(BlockIoError::Io)));
-    assert_eq!(image.size(), 512);
+        for round in 0..4 {
+            let mut ids: Vec<u64> = (0..COUNT).map(|_| told.recv().unwrap().0).collect();
+            ids.sort_unstable();
+            let expected: Vec<u64> = (round * COUNT..(round + 1) * COUNT).collect();
+            assert_eq!(ids, expected);
+            assert_eq!(told.recv().unwrap().0, u64::MAX - round);
+        }
+        let resized = image.clone();
+        queue.alone(move || resized.resize(512).unwrap());
+        queue.submit(request(BlockOperation::Read, 1, 512, &[]));
+        drop(queue);
+        assert_eq!(told.recv().unwrap(), (1, Err(BlockIoError::Io)));
+        assert_eq!(image.size(), 512);
+    });
 }
 
 #[test]
 fn a_shared_image_is_changed_only_under_a_permit() {
-    let scratch = Scratch::new();
-    let image = open(&scratch.raw("image", 4096)).unwrap();
-    let (done, told) = completions();
-    let permit = Permit::unlimited();
-    let queue = DiskQueue::start_under(image.clone(), done, permit.clone()).unwrap();
-    permit.set(ft::time::HostTime(0));
-    queue.submit(request(BlockOperation::Write, 1, 512, &[1; 512]));
-    queue.submit(request(BlockOperation::Read, 2, 512, &[]));
-    // Reading harms nobody.
-    assert_eq!(told.recv().unwrap().0, 2);
-    std::thread::sleep(std::time::Duration::from_millis(30));
-    assert!(told.try_recv().is_err());
-    permit.set(ft::time::HostTime(u64::MAX));
-    assert_eq!(told.recv().unwrap(), (1, Ok(Payload::default())));
+    by_ring_and_by_threads(4096, |image| {
+        let (done, told) = completions();
+        let permit = Permit::unlimited();
+        let queue = DiskQueue::start_under(image.clone(), done, permit.clone()).unwrap();
+        permit.set(ft::time::HostTime(0));
+        queue.submit(request(BlockOperation::Write, 1, 512, &[1; 512]));
+        queue.submit(request(BlockOperation::Read, 2, 512, &[]));
+        // Reading harms nobody.
+        assert_eq!(told.recv().unwrap().0, 2);
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        assert!(told.try_recv().is_err());
+        permit.set(ft::time::HostTime(u64::MAX));
+        assert_eq!(told.recv().unwrap(), (1, Ok(Payload::default())));
 
-    permit.set(ft::time::HostTime(0));
-    queue.submit(request(BlockOperation::Write, 3, 512, &[3; 512]));
-    queue.discard();
-    assert_eq!(told.recv().unwrap(), (3, Err(BlockIoError::Io)));
-    permit.set(ft::time::HostTime(u64::MAX));
-    queue.submit(request(BlockOperation::Discard, 1, 512, &[]));
-    assert_eq!(told.recv().unwrap(), (1, Err(BlockIoError::Io)));
-    drop(queue);
-    let mut expected = vec![0; 4096];
-    expected[512..1024].fill(1);
-    assert!(read_all(&*image) == expected);
+        permit.set(ft::time::HostTime(0));
+        queue.submit(request(BlockOperation::Write, 3, 512, &[3; 512]));
+        queue.discard();
+        assert_eq!(told.recv().unwrap(), (3, Err(BlockIoError::Io)));
+        permit.set(ft::time::HostTime(u64::MAX));
+        queue.submit(request(BlockOperation::Discard, 1, 512, &[]));
+        assert_eq!(told.recv().unwrap(), (1, Err(BlockIoError::Io)));
+        drop(queue);
+        let mut expected = vec![0; 4096];
+        expected[512..1024].fill(1);
+        assert!(read_all(&*image) == expected);
+    });
 }
 
 #[test]
 fn a_queue_that_ends_without_a_permit_does_not_wait_for_one() {
+    by_ring_and_by_threads(4096, |image| {
+        let (done, told) = completions();
+        let permit = Permit::unlimited();
+        permit.set(ft::time::HostTime(0));
+        let queue = DiskQueue::start_under(image, done, permit).unwrap();
+        for sector in 0..8 {
+            queue.submit(request(BlockOperation::Write, sector, 512, &[1; 512]));
+        }
+        drop(queue);
+        let failed = |(_, result): (u64, _)| result == Err(BlockIoError::Io);
+        assert_eq!(
+            told.iter()
+                .take(8)
+                .filter(|told| failed(told.clone()))
+                .count(),
+            8
+        );
+    });
+}
+
+#[test]
+fn a_raw_image_is_served_by_a_ring_unless_that_is_not_wanted() {
     let scratch = Scratch::new();
-    let image = open(&scratch.raw("image", 4096)).unwrap();
-    let (done, told) = completions();
-    let permit = Permit::unlimited();
-    permit.set(ft::time::HostTime(0));
-    let queue = DiskQueue::start_under(image, done, permit).unwrap();
-    for sector in 0..8 {
-        queue.submit(request(BlockOperation::Write, sector, 512, &[1; 512]));
+    let is_ring = |target: &DiskTarget| {
+        let (done, _told) = completions();
+        DiskQueue::start(open(target).unwrap(), done)
+            .unwrap()
+            .is_ring()
+    };
+    let mut target = scratch.raw("raw", 4096);
+    if !is_ring(&target) {
+        crate::skip("the host has no io_uring".to_owned());
     }
-    drop(queue);
-    let failed = |(_, result): (u64, _)| result == Err(BlockIoError::Io);
-    assert_eq!(
-        told.iter()
-            .take(8)
-            .filter(|told| failed(told.clone()))
-            .count(),
-        8
-    );
+    target.io_uring = false;
+    assert!(!is_ring(&target));
+    assert!(!is_ring(&scratch.qcow2("qcow2", 1 << 20, 4096)));
+}
+
+#[test]
+fn reads_that_end_early_and_files_that_are_too_short_fail_alike() {
+    by_ring_and_by_threads(16384, |image| {
+        let path = image.failures().path().to_owned();
+        let (done, told) = completions();
+        let queue = DiskQueue::start(image, done).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_len(6144).unwrap();
+        // Half of it is there; none of it is there; all of it is there.
+        for (sector, expected) in [
+            (8, Err(BlockIoError::Io)),
+            (16, Err(BlockIoError::Io)),
+            (0, Ok(Payload(vec![0; 4096]))),
+        ] {
+            queue.submit(request(BlockOperation::Read, sector, 4096, &[]));
+            assert_eq!(told.recv().unwrap(), (sector, expected));
+        }
+    });
+}
+
+/// Not a test: prints how long requests take, by a ring and by threads.
+#[test]
+#[ignore = "a measurement"]
+fn measure_the_latency_of_requests() {
+    const SIZE: u64 = 64 << 20;
+    by_ring_and_by_threads(SIZE, |image| {
+        image.write(0, &vec![7; SIZE as usize]).unwrap();
+        image.flush().unwrap();
+        let file = std::fs::File::open(image.failures().path()).unwrap();
+        let (done, told) = completions();
+        let queue = DiskQueue::start(image, done).unwrap();
+        let kind = if queue.is_ring() { "ring" } else { "threads" };
+        let data = vec![1; 4096];
+        for (name, operation, count) in [
+            ("cold read", BlockOperation::Read, 4000),
+            ("read", BlockOperation::Read, 20_000),
+            ("write", BlockOperation::Write, 20_000),
+            ("durable write", BlockOperation::Write, 1000),
+        ] {
+            for depth in [1, 8, 32] {
+                if name == "cold read" {
+                    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+                }
+                let mut random = Random(5);
+                let begun = std::time::Instant::now();
+                for sent in 0..count + depth {
+                    if sent >= depth {
+                        told.recv().unwrap().1.unwrap();
+                    }
+                    if sent < count {
+                        let sector = random.below(SIZE / 4096) * 8;
+                        let data = if operation.modifies() { &data[..] } else { &[] };
+                        let mut request = request(operation, sector, 4096, data);
+                        request.durable = name == "durable write";
+                        queue.submit(request);
+                    }
+                }
+                let us = begun.elapsed().as_secs_f64() * 1e6 / count as f64;
+                println!("{kind:8} {name:14} depth {depth:2}: {us:7.1} us for each request");
+            }
+        }
+    });
 }
