@@ -17,7 +17,7 @@
 //! yet decided on the live side: such pages have one digest, whatever is in them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -328,6 +328,24 @@ impl Disks {
         let mut bytes = ZERO_PAGE;
         self.read_page(page, &mut bytes);
         ft::digest::of_page(&bytes)
+    }
+
+    /// The pages that requests under way may change, ascending, each once. `under_way` are those of
+    /// a device that are not complete.
+    pub fn undecided<'a, I: Iterator<Item = &'a BlockRequest>>(
+        &self,
+        under_way: impl Fn(usize) -> I,
+    ) -> Vec<u64> {
+        let mut pages = BTreeSet::new();
+        for (device, disk) in &self.disks {
+            let changing = under_way(*device).filter(|request| request.operation.modifies());
+            for request in changing {
+                let touched = pages_of(request);
+                let end = touched.end.min(disk.page_count());
+                pages.extend((touched.start..end).map(|page| disk.first + page));
+            }
+        }
+        pages.into_iter().collect()
     }
 
     /// Takes the pages written since the last call, ascending.
