@@ -488,7 +488,12 @@ impl Control {
             _ => None,
         };
         if outcome.is_some() {
-            self.lock().started = outcome;
+            let mut state = self.lock();
+            // The first word about a start is the nearest to its cause.
+            if !matches!(state.started, Some(Err(_))) {
+                state.started = outcome;
+            }
+            drop(state);
             self.changed.notify_all();
         }
     }

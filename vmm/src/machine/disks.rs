@@ -278,7 +278,7 @@ impl Disks {
         found.map(|(device, disk)| (*device, disk, page - disk.first))
     }
 
-    /// Copies a page out; zeroes where the host cannot read.
+    /// Copies a page out; zeroes where the host cannot read, which is kept to be told.
     pub fn read_page(&self, page: u64, bytes: &mut Page) {
         *bytes = ZERO_PAGE;
         let Some((device, disk, page)) = self.find(page) else {
@@ -286,9 +286,10 @@ impl Disks {
         };
         let (offset, len) = disk.span(page);
         if let Err(error) = disk.store.read(offset, &mut bytes[..len]) {
-            let text = format!("disk of device {device}: offset {offset:#x}: {error}");
-            self.unreadable.borrow_mut().get_or_insert(text);
             *bytes = ZERO_PAGE;
+            self.unreadable.borrow_mut().get_or_insert_with(|| {
+                format!("disk of device {device}: offset {offset:#x} cannot be read: {error}")
+            });
         }
     }
 

@@ -1,13 +1,14 @@
 //! Carries out requests on threads of its own, so that the guest does not wait for the host.
 //!
 //! Requests that are here at the same time may be carried out in any order: the device has not
-//! given out two of which the order would show. What concerns the image as a whole is done *alone*:
-//! behind all that was handed in before, whose completions are told by then, and before the rest.
+//! given out two of which the order would show. What concerns the image as a whole is done
+//! *alone*: behind all that was handed in before, whose completions are told by then, and before
+//! the rest.
 //!
-//! The image of a disk that both hosts of a pair share may be changed only by the host that acts for
-//! the machine. A request was let go by its host, but can wait here for long, so that is asked anew
-//! before it begins. The host that takes over carries out again all that was not completed; what has
-//! begun here then can still come after it, as far as the kernel or the storage delay it.
+//! The image of a disk that both hosts of a pair share may be changed only by the host that acts
+//! for the machine. A request was let go by its host, but can wait here for long, so that is asked
+//! anew before it begins. The host that takes over carries out again all that was not completed;
+//! what has begun here then can still come after it, as far as the kernel or the storage delay it.
 
 use std::collections::VecDeque;
 use std::io;

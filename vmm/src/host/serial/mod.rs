@@ -9,10 +9,10 @@
 //! Terminals and pipes can stop taking bytes, so only that thread writes to them.
 //!
 //! Output that was queued leaves only while this host may act for its machine: each write asks its
-//! [`Permit`] first, and a machine that was fenced has its queue thrown away. What a write has begun
-//! with cannot be taken back: bytes that the kernel has, and a piece of at most [`SLOW_PIECE`] bytes
-//! on its way to a terminal or pipe that takes none, may still come out after another host has
-//! taken over.
+//! [`Permit`] first, and a machine that was fenced has its queue thrown away. What a write has
+//! begun with cannot be taken back: bytes that the kernel has, and a piece of at most
+//! [`SLOW_PIECE`] bytes on its way to a terminal or pipe that takes none, may still come out after
+//! another host has taken over.
 
 mod input;
 mod output;

@@ -146,6 +146,17 @@ fn a_host_that_cannot_do_what_the_other_could_cannot_go_on() {
 }
 
 #[test]
+fn zeroes_for_what_cannot_be_read_are_told_of_once() {
+    let (mut disks, store) = disks();
+    assert_eq!(disks.take_unreadable(), None);
+    *store.broken.lock().unwrap() = true;
+    assert_eq!(digest(&disks, 1), ft::digest::of_page(&ZERO_PAGE));
+    assert!(disks.take_unreadable().unwrap().contains("device 1"));
+    assert_eq!(disks.take_unreadable(), None);
+    assert!(disks.failure().is_none());
+}
+
+#[test]
 fn pages_under_a_request_have_one_digest_and_zeroed_ones_that_of_zeroes() {
     let (mut disks, _) = disks();
     let zero = ft::digest::of_page(&ZERO_PAGE);
