@@ -5,8 +5,9 @@
 //! ```
 //!
 //! A page counts when it was written in the epoch. So that damage to a page that nobody writes is
-//! found too, each epoch also *scrubs* a few further pages of each part of the machine, chosen by its
-//! number and thus equal on both sides. The hash is XXH3 with 64 bits: for telling states apart, not for secrecy.
+//! found too, each epoch also *scrubs* a few further pages of each part of the machine, chosen by
+//! its number and thus equal on both sides. The hash is XXH3 with 64 bits: for telling states
+//! apart, not for secrecy.
 
 use std::ops::Range;
 

@@ -119,9 +119,9 @@ pub trait Machine {
     /// How many pages of memory there are.
     fn page_count(&self) -> u64;
 
-    /// The first page of each part whose pages are scrubbed by themselves, ascending from zero: with
-    /// a large disk behind it, a small memory would have its turn seldom. Equal on both sides, as
-    /// the number of pages is; each part costs one more window in each epoch.
+    /// The first page of each part whose pages are scrubbed by themselves, ascending from zero:
+    /// with a large disk behind it, a small memory would have its turn seldom. Equal on both sides,
+    /// as the number of pages is; each part costs one more window in each epoch.
     fn scrub_parts(&self) -> Vec<u64> {
         vec![0]
     }
@@ -161,8 +161,8 @@ pub trait Machine {
     /// deterministic as the rest of the state.
     fn take_dirty_pages(&mut self) -> Vec<PageNumber>;
 
-    /// About how many pages were written since [`Self::take_dirty_pages`] was last called; cheap, and
-    /// never more than there are. An epoch ends when there are many.
+    /// About how many pages were written since [`Self::take_dirty_pages`] was last called; cheap,
+    /// and never more than there are. An epoch ends when there are many.
     fn dirty_pages_hint(&self) -> u64 {
         0
     }

@@ -46,7 +46,7 @@ fn has_own_mounts(test: &str) -> bool {
         .output()
         .is_ok_and(|made| made.status.success())
     {
-        println!("SKIP: mounting a small file system needs root");
+        tests::skip("mounting a small file system needs root");
         return false;
     }
     let itself = std::env::current_exe().unwrap();
@@ -120,7 +120,7 @@ impl Guest {
         let (kernel, initramfs) = match (guest_file("vmlinuz"), guest_file("disk.cpio")) {
             (Ok(kernel), Ok(initramfs)) => (kernel, initramfs),
             (Err(error), _) | (_, Err(error)) => {
-                println!("SKIP: {error}");
+                tests::skip(&error.to_string());
                 return None;
             }
         };
@@ -375,7 +375,7 @@ fn a_limit_of_the_backups_files_ends_the_backup_and_nothing_else() {
 }
 
 #[test]
-fn a_file_that_is_cut_off_is_the_guests_error_and_nothing_that_a_backup_takes_over() {
+fn a_file_that_is_cut_off_is_the_guests_error_and_the_backup_has_the_good_copy() {
     let scratch = Scratch::new("disk-cut").unwrap();
     let disk = image(&scratch.file("disk.raw"));
     let Some(mut guest) = Guest::boot(&scratch, &disk) else {

@@ -28,7 +28,10 @@ use crate::time::{Epoch, Generation, HostTime, LogPosition, NS_PER_MS, PageNumbe
 
 /// Pages sent between two slices of the guest: about as long as a slice takes, so that the guest
 /// keeps half of its speed.
-pub(super) const PAGES_PER_STEP: usize = 64;
+const PAGES_PER_STEP: usize = 64;
+/// Pages sent between two slices of a guest that is slowed, which has given up its speed anyway:
+/// two mebibytes, a few milliseconds.
+const MAX_PAGES_PER_STEP: usize = 512;
 /// Bytes that may wait for the connection before more are added.
 pub(super) const MAX_UNSENT: usize = 4 << 20;
 /// Pages that may be left for the pause: 4 MiB, ten milliseconds or so.
@@ -109,12 +112,18 @@ impl LiveClone {
         if let Err(reason) = self.comparison.ask(machine, link, generation, now) {
             return Onward::Hopeless(reason);
         }
-        let batch = self.next_batch();
-        if !batch.is_empty() {
+        let mut left = PAGES_PER_STEP.saturating_mul(throttle.divisor() as usize);
+        left = left.min(MAX_PAGES_PER_STEP);
+        while left > 0 {
+            let batch = self.next_batch(left.min(MAX_BATCH_PAGES));
+            if batch.is_empty() {
+                break;
+            }
             if let Err(reason) = send_pages(machine, &batch, link, generation, now) {
                 return Onward::Hopeless(reason);
             }
             self.pages += batch.len() as u64;
+            left -= batch.len();
         }
         if self.done < self.todo.len() || self.comparison.has_more() {
             return Onward::More;
@@ -125,11 +134,11 @@ impl LiveClone {
         self.next_round(machine, throttle, now)
     }
 
-    /// The next pages to be sent, ascending; none if there are none at the moment.
-    fn next_batch(&mut self) -> Vec<PageNumber> {
-        let end = self.todo.len().min(self.done + PAGES_PER_STEP);
+    /// The next pages to be sent, at most so many, ascending; none if there are none at the moment.
+    fn next_batch(&mut self, most: usize) -> Vec<PageNumber> {
+        let end = self.todo.len().min(self.done + most);
         if end == self.done {
-            return self.comparison.take(PAGES_PER_STEP);
+            return self.comparison.take(most);
         }
         let batch = self.todo[self.done..end].to_vec();
         self.done = end;

@@ -5,7 +5,7 @@ use crate::machine::Machine;
 use crate::primary::Primary;
 use crate::primary::clone::LiveClone;
 use crate::primary::protection::Phase;
-use crate::protocol::{HelloAck, Message};
+use crate::protocol::{Divergence, HelloAck, Message};
 use crate::time::{Generation, HostTime};
 
 impl Primary {
@@ -89,12 +89,8 @@ impl Primary {
             (Message::Sections(bytes), Phase::Protected | Phase::Draining) => {
                 protection.reported.add(&bytes)
             }
-            (Message::Divergence(mut found), Phase::Protected | Phase::Draining) => {
-                let Some(sections) = protection.reported.take() else {
-                    return Err("the divergence has no sections".into());
-                };
-                found.state.sections = sections;
-                self.on_divergence(machine, *found, now)
+            (Message::Divergence(found), Phase::Protected | Phase::Draining) => {
+                self.on_reported(machine, *found, now)
             }
             // Protection is ending anyway.
             (Message::Sections(_) | Message::Divergence(_), Phase::Stopping) => Ok(()),
@@ -114,6 +110,19 @@ impl Primary {
                 ))
             }
         }
+    }
+
+    /// The backup has diverged; the sections of its state came before.
+    fn on_reported(
+        &mut self,
+        machine: &mut dyn Machine,
+        mut found: Divergence,
+        now: HostTime,
+    ) -> Result<(), String> {
+        let protection = self.protection.as_deref_mut();
+        let sections = protection.and_then(|protection| protection.reported.take());
+        found.state.sections = sections.ok_or("the divergence has no sections")?;
+        self.on_divergence(machine, found, now)
     }
 
     /// The backup agrees, if its machine is like this one.

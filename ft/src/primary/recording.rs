@@ -14,8 +14,8 @@ impl Primary {
     /// Begins an offline log of the machine with its state as it is.
     ///
     /// # Errors
-    /// If the sink refuses, or a page cannot be read. A machine that is protected or recorded already
-    /// is refused.
+    /// If the sink refuses, or a page cannot be read. A machine that is protected or recorded
+    /// already is refused.
     pub fn record(
         &mut self,
         machine: &mut dyn Machine,

@@ -2,10 +2,10 @@
 //!
 //! The primary keeps its state digests of every epoch that is not verified. When the backup
 //! reports that epoch `e` ended differently there, the pages that may differ are those whose
-//! digests differ at `e`, those that the primary has written since, and those of which no digest tells. They are shipped as of now,
-//! with the sections that are not what the backup has reported; the backup skips the log up to here
-//! and replays on. The guest stands still meanwhile, and what is shipped is bounded: a backup that
-//! differs in more is given up.
+//! digests differ at `e`, those that the primary has written since, and those of which no digest
+//! tells. They are shipped as of now, with the sections that are not what the backup has reported;
+//! the backup skips the log up to here and replays on. The guest stands still meanwhile, and what
+//! is shipped is bounded: a backup that differs in more is given up.
 //!
 //! Until the backup has confirmed the repair, nothing leaves: it could not stand in for it.
 

@@ -265,8 +265,8 @@ fn a_guest_that_writes_faster_than_can_be_sent_is_slowed_until_its_pause_is_shor
         .throttled;
     assert!(throttled.count >= 3, "{throttled:?}");
     assert!(
-        throttled.total_ms as f64 > clone.total_ms / 2.0,
-        "{throttled:?}"
+        throttled.total_ms as f64 > clone.total_ms / 4.0,
+        "{throttled:?} {clone:?}"
     );
     // It is itself again afterwards.
     let before = cloning.machine.now;

@@ -17,7 +17,7 @@
 //! yet decided on the live side: such pages have one digest, whatever is in them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -278,7 +278,7 @@ impl Disks {
         found.map(|(device, disk)| (*device, disk, page - disk.first))
     }
 
-    /// Copies a page out; zeroes where the host cannot read.
+    /// Copies a page out; zeroes where the host cannot read, which is kept to be told.
     pub fn read_page(&self, page: u64, bytes: &mut Page) {
         *bytes = ZERO_PAGE;
         let Some((device, disk, page)) = self.find(page) else {
@@ -286,9 +286,10 @@ impl Disks {
         };
         let (offset, len) = disk.span(page);
         if let Err(error) = disk.store.read(offset, &mut bytes[..len]) {
-            let text = format!("disk of device {device}: offset {offset:#x}: {error}");
-            self.unreadable.borrow_mut().get_or_insert(text);
             *bytes = ZERO_PAGE;
+            self.unreadable.borrow_mut().get_or_insert_with(|| {
+                format!("disk of device {device}: offset {offset:#x} cannot be read: {error}")
+            });
         }
     }
 
@@ -328,6 +329,24 @@ impl Disks {
         let mut bytes = ZERO_PAGE;
         self.read_page(page, &mut bytes);
         ft::digest::of_page(&bytes)
+    }
+
+    /// The pages that requests under way may change, ascending, each once. `under_way` are those of
+    /// a device that are not complete.
+    pub fn undecided<'a, I: Iterator<Item = &'a BlockRequest>>(
+        &self,
+        under_way: impl Fn(usize) -> I,
+    ) -> Vec<u64> {
+        let mut pages = BTreeSet::new();
+        for (device, disk) in &self.disks {
+            let changing = under_way(*device).filter(|request| request.operation.modifies());
+            for request in changing {
+                let touched = pages_of(request);
+                let end = touched.end.min(disk.page_count());
+                pages.extend((touched.start..end).map(|page| disk.first + page));
+            }
+        }
+        pages.into_iter().collect()
     }
 
     /// Takes the pages written since the last call, ascending.

@@ -228,6 +228,17 @@ impl Machine for VirtualMachine {
         self.copy_page(page, bytes);
     }
 
+    fn undecided_pages(&self) -> Vec<PageNumber> {
+        let first = self.first_disk_page();
+        let pages = self
+            .disks
+            .undecided(|device| under_way(&self.board, device));
+        pages
+            .into_iter()
+            .map(|page| PageNumber(first + page))
+            .collect()
+    }
+
     fn take_unreadable(&mut self) -> Option<String> {
         self.disks.take_unreadable()
     }

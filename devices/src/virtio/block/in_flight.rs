@@ -6,7 +6,9 @@ use crate::virtio::chain::Chain;
 use crate::virtio::device::Context;
 use crate::virtio::event::VirtioEvent;
 
-use super::{BlockOperation, BlockRequest, REQUEST_BYTES_MAX, SECTOR_SIZE};
+use super::{
+    BlockOperation, BlockRequest, RANGE_SECTORS_MAX, REQUEST_BYTES_MAX, SECTOR_SIZE, SECTORS_MAX,
+};
 
 /// A request that is not completed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,8 @@ impl InFlight {
             .is_none_or(|chain| chain.writable_len() > self.answer_len());
         request.len.is_multiple_of(SECTOR_SIZE)
             && self.bytes() <= REQUEST_BYTES_MAX
+            && request.len <= u64::from(RANGE_SECTORS_MAX) * SECTOR_SIZE
+            && request.sector <= SECTORS_MAX
             && request.data.len() as u64 == data
             && request
                 .sector

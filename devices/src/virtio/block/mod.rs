@@ -57,6 +57,8 @@ const SEGMENT_SIZE_MAX: u32 = 8 * 1024;
 /// The longest request: as many and as large segments as the driver may use. It stays below 1 MiB,
 /// so that a request or its answer fits into one entry of a log.
 const REQUEST_BYTES_MAX: u64 = SEGMENTS_MAX as u64 * SEGMENT_SIZE_MAX as u64;
+/// The largest disk: its bytes can be counted with some to spare.
+const SECTORS_MAX: u64 = 1 << 52;
 /// Sectors that one discard or write-zeroes may name: 64 MiB.
 const RANGE_SECTORS_MAX: u32 = 1 << 17;
 

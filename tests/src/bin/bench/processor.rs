@@ -116,8 +116,8 @@ fn timed_run(scratch: &Scratch, arguments: &[String]) -> Result<(f64, Finished),
     Ok((begun.elapsed().as_secs_f64(), finished))
 }
 
-/// Size of the log of one guest's life. Ours holds the machine as it was at the start as well, which
-/// QEMU has from the files that it is started with.
+/// Size of the log of one guest's life. Ours holds the machine as it was at the start as well,
+/// which QEMU has from the files that it is started with.
 ///
 /// # Errors
 /// When a guest or QEMU fails.

@@ -165,6 +165,7 @@ fn pages_under_a_request_have_one_digest_and_zeroed_ones_that_of_zeroes() {
     assert_eq!(disks.page_digest(1, under_way), UNDECIDED);
     assert_eq!(disks.page_digest(2, under_way), zero);
     assert_eq!(disks.page_digest(7, under_way), zero);
+    assert_eq!(disks.undecided(under_way), [1]);
     disks.complete(1, &write, Ok(())).unwrap();
     assert_ne!(digest(&disks, 1), zero);
     let discard = request(2, BlockOperation::Discard, 8, 4096, 0);
