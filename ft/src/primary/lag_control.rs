@@ -8,9 +8,11 @@
 use crate::status::Throttle;
 use crate::time::{HostTime, NS_PER_MS};
 
-/// Age of the oldest entry that is not replayed at which the guest rests a little. A backup has to
-/// wait for the lease of 20 ms before it goes live, so it loses nothing by being as far behind.
-const LITTLE_NS: u64 = 25 * NS_PER_MS;
+/// Age of the oldest entry that is not replayed at which the guest rests a little. It is seen by
+/// way of flushes and acknowledgements, which are up to eight milliseconds old, and a backup has to
+/// wait for the lease of 20 ms before it goes live; found by `scripts/bench ft`: at 25 ms a backup
+/// that keeps up made a busy guest rest one part in twenty of the time.
+const LITTLE_NS: u64 = 45 * NS_PER_MS;
 /// Age at which it rests noticeably.
 const MUCH_NS: u64 = 60 * NS_PER_MS;
 /// Age at which it rests as long as it executes.
@@ -161,9 +163,9 @@ mod tests {
     fn a_backup_that_is_close_costs_nothing_and_one_that_is_not_costs_a_little() {
         assert_eq!(executing(gap(1, 5)), 1000);
         assert!(
-            (930..=970).contains(&executing(gap(2, 40))),
+            (930..=970).contains(&executing(gap(2, 50))),
             "{}",
-            executing(gap(2, 40))
+            executing(gap(2, 50))
         );
         assert!(
             (800..=900).contains(&executing(gap(2, 80))),
