@@ -66,12 +66,10 @@ pub trait HostSide: Send {
 /// Counters by their names.
 pub type Counters = BTreeMap<&'static str, u64>;
 
-/// A machine that goes live here.
+/// A machine that goes live here after another host had it.
 pub struct Live<'a> {
     /// The machine, for what its devices are like.
     pub machine: &'a VirtualMachine,
-    /// Whether another host had it before.
-    pub taken_over: bool,
 }
 
 /// Numbers the times that a machine is live here.

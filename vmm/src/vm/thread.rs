@@ -383,10 +383,7 @@ impl VmThread {
             return;
         }
         machine.set_live(true);
-        let missing = host.go_live(&Live {
-            machine,
-            taken_over,
-        });
+        let missing = host.go_live(&Live { machine });
         if !missing.is_empty() {
             log::warn!("not open yet, to be tried again: {}", missing.join("; "));
             self.opening = Some(Opening::after_failure(Instant::now()));
@@ -416,10 +413,7 @@ impl VmThread {
         let Some(opening) = self.opening.take_if(|opening| due(opening)) else {
             return;
         };
-        let missing = host.go_live(&Live {
-            machine,
-            taken_over: true,
-        });
+        let missing = host.go_live(&Live { machine });
         if missing.is_empty() {
             return;
         }
