@@ -27,7 +27,7 @@ use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 pub(super) const FLUSH_NS: u64 = NS_PER_MS;
 /// Longest time that an entry waits to be sent otherwise. Nothing but the backup's distance depends
 /// on it, and each message costs both sides the interruption of a busy guest.
-const RELAXED_FLUSH_NS: u64 = 4 * NS_PER_MS;
+const RELAXED_FLUSH_NS: u64 = 8 * NS_PER_MS;
 /// Log bytes that are sent at once.
 const MAX_FLUSH_BYTES: usize = 64 << 10;
 

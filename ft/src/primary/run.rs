@@ -123,7 +123,8 @@ impl Primary {
         let (position, _) = self.log_entries(&[ended.entry(self.sink.is_some())]);
         if let Some(protection) = self.protection.as_deref_mut() {
             protection.unverified.push_back((position, ended));
-            protection.flush(machine.now(), true, self.generation, now);
+            let urgent = protection.parameters.release == ReleasePolicy::Verified;
+            protection.flush(machine.now(), urgent, self.generation, now);
         }
     }
 
