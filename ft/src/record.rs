@@ -40,6 +40,21 @@ impl Default for Pace {
     }
 }
 
+/// Longest slice of a side for whose answer somebody waits.
+const ATTENTIVE_NS: u64 = 80_000;
+
+impl Pace {
+    /// The pace of a side that is to look at its peer often: a primary with outputs that wait, and
+    /// a backup, to which one may come at any time.
+    #[must_use]
+    pub fn attentive(self) -> Self {
+        Self {
+            slice_ns: self.slice_ns.min(ATTENTIVE_NS),
+            ..self
+        }
+    }
+}
+
 /// How a slice ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -166,7 +166,8 @@ impl Primary {
                 }
                 throttle.admit(self.pace, now)
             }
-            _ => Some(self.pace),
+            _ if self.gate.is_empty() => Some(self.pace),
+            _ => Some(self.pace.attentive()),
         }
     }
 
