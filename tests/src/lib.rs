@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod command;
+pub mod faults;
 pub mod measure;
 pub mod network;
 pub mod process;
