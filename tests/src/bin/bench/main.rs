@@ -6,6 +6,7 @@ mod net;
 mod processor;
 mod protection;
 mod rounds;
+mod soak;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -56,6 +57,12 @@ enum Name {
         /// How often each is measured; medians and worst are shown.
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
+    },
+    /// A protected guest under mixed load for a long time. Takes root.
+    Soak {
+        /// How long.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        minutes: u64,
     },
     /// The deterministic simulation of the protocol.
     Simulate {
@@ -136,6 +143,7 @@ fn bench(name: &Name) -> Result<(), HarnessError> {
         Name::Log => ("log", processor::log(&scratch)?),
         Name::Net { rounds } => ("net", net::net(&scratch, *rounds)?),
         Name::Disk { rounds } => ("disk", disk::disk(&scratch, *rounds)?),
+        Name::Soak { minutes } => ("soak", soak::soak(&scratch, *minutes)?),
         Name::Simulate { seeds } => ("simulate", simulate(*seeds)?),
     };
     table(&figures);
