@@ -100,6 +100,45 @@ impl Capabilities {
         }
     }
 
+    /// Those of KVM on a host whose counter runs at `host_khz` and can be scaled or not, as far as
+    /// they follow from what this backend is.
+    pub fn kvm(host_khz: u32, scales: bool) -> Self {
+        let capability = |name, available, detail: String| Capability {
+            name,
+            available,
+            detail,
+        };
+        let frequency = if scales {
+            "any, the host's is scaled".to_owned()
+        } else {
+            format!("that of the host, {host_khz} kHz")
+        };
+        Self {
+            backend: "kvm",
+            logical_clock: LogicalClock::Exits,
+            capabilities: vec![
+                capability("logical clock", true, "host time spent in the guest".into()),
+                capability("stop at a logical time", false, "at an exit near it".into()),
+                capability("time-stamp counter frequency", true, frequency),
+                capability("hardware breakpoints", true, "4 places".into()),
+                capability("dirty log", true, "4 KiB pages".into()),
+                capability("more than one vCPU", false, "one vCPU per machine".into()),
+            ],
+            modes: vec![
+                ModeAnswer {
+                    mode: "replay",
+                    available: false,
+                    reason: "KVM does not tell where a guest is at a logical time".into(),
+                },
+                ModeAnswer {
+                    mode: "checkpoint",
+                    available: false,
+                    reason: "not built yet".into(),
+                },
+            ],
+        }
+    }
+
     /// The capabilities as a table for people.
     pub fn table(&self) -> String {
         let mut text = format!("backend {}\n", self.backend);

@@ -152,7 +152,8 @@ fn breakpoint_stops_before_its_instruction_once_each_time() {
     });
     guest
         .vcpu
-        .set_debug_points(&[DebugPoint::Execute(CODE + 5)]);
+        .set_debug_points(&[DebugPoint::Execute(CODE + 5)])
+        .unwrap();
     for left in [3, 2, 1] {
         assert_eq!(guest.vcpu.run(1000).unwrap(), Exit::Debug);
         let state = guest.vcpu.save();
@@ -170,10 +171,12 @@ fn watchpoint_stops_after_the_write_and_not_after_a_read() {
         a.nop().unwrap();
         a.hlt().unwrap();
     });
-    guest.vcpu.set_debug_points(&[DebugPoint::Write {
+    let watched = DebugPoint::Write {
         address: DATA,
         len: 8,
-    }]);
+    };
+    guest.vcpu.set_debug_points(&[watched]).unwrap();
+    assert!(guest.vcpu.set_debug_points(&[watched; 65]).is_err());
     assert_eq!(guest.vcpu.run(1000).unwrap(), Exit::Debug);
     assert_eq!(guest.vcpu.logical_time(), 3);
     assert_eq!(guest.vcpu.run(1000).unwrap(), Exit::Halted);

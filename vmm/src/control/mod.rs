@@ -275,11 +275,12 @@ impl Control {
         let images = Images::open_all(&settings.devices).map_err(|error| unusable(&error))?;
         let specs = host::specs(&settings.devices, &images, recorded);
         let stores = images.stores(&specs).map_err(|error| failed(&error))?;
+        let hypervisor = self.setting.hypervisor.as_ref();
         let machine = VirtualMachine::new(
-            machine_config(&settings, specs.clone()),
+            machine_config(&settings, specs.clone(), hypervisor.tsc_khz()),
             &payload,
             stores,
-            self.setting.hypervisor.as_ref(),
+            hypervisor,
         )
         .map_err(|error| unusable(&error))?;
         let mailbox = Mailbox::new().map_err(|error| failed(&error))?;
@@ -546,13 +547,14 @@ impl Control {
 }
 
 /// The machine that a configuration asks for.
-fn machine_config(settings: &VmSettings, virtio: Vec<VirtioSpec>) -> MachineConfig {
+fn machine_config(settings: &VmSettings, virtio: Vec<VirtioSpec>, tsc_khz: u32) -> MachineConfig {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     MachineConfig {
         memory_size: settings.memory_bytes,
         serial: settings.serial.is_some(),
         start_seconds: now.map_or(0, |since| since.as_secs()),
         boot_pages: 0,
+        tsc_khz,
         virtio,
     }
 }
