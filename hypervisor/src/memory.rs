@@ -272,6 +272,12 @@ impl GuestMemory {
         pages
     }
 
+    /// Whether page number `page` of the mapping was ever written; if not, it holds zeroes.
+    pub fn is_touched(&self, page: u64) -> bool {
+        let word = self.touched.get((page / 64) as usize);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) & 1 << (page % 64) != 0)
+    }
+
     /// Counts the calls of [`GuestMemory::take_dirty`]: a backend that keeps its own note of
     /// which pages are already recorded must forget it when this changes.
     #[inline]
@@ -320,6 +326,8 @@ mod tests {
         assert_eq!(memory.take_dirty(), [0, 1]);
         assert!(memory.take_dirty().is_empty());
         assert_eq!(memory.touched(), [0, 1]);
+        let touched = [0, 1, 2, u64::MAX].map(|page| memory.is_touched(page));
+        assert_eq!(touched, [true, true, false, false]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod command;
 pub mod faults;
 pub mod measure;
+pub mod migration;
 pub mod network;
 pub mod process;
 pub mod proxy;

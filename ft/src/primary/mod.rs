@@ -16,7 +16,6 @@
 
 mod clone;
 mod compare;
-mod converge;
 mod lag_control;
 mod messages;
 mod protection;
@@ -44,6 +43,7 @@ use crate::status::{
     CloneSummary, End, FtEvent, FtStatus, History, Lag, LogTraffic, Next, OutputStatus, Positions,
     Role,
 };
+use crate::throttle::SliceThrottle;
 use crate::time::{Generation, HostTime, NS_PER_MS};
 use protection::{Phase, Protection};
 
@@ -62,6 +62,8 @@ pub struct Primary {
     sink: Option<(LogWriter<LogSink>, u32)>,
     pausing: Option<(HostTime, CloneSummary)>,
     permit_wanted: bool,
+    /// Slows the guest while it is copied without being protected.
+    throttle: SliceThrottle,
     paused: bool,
     powered_off: bool,
     end: Option<End>,
@@ -156,6 +158,7 @@ impl Primary {
             sink: None,
             pausing: None,
             permit_wanted: false,
+            throttle: SliceThrottle::default(),
             paused: false,
             powered_off: false,
             end: None,
@@ -232,6 +235,17 @@ impl Primary {
             self.recorder.resume_clock(machine, now);
         }
         self.paused = paused;
+    }
+
+    /// Halves the guest's share of time, for a copy that cannot keep up; false if it is as small as
+    /// it gets. A live clone looks after that by itself.
+    pub fn slow_down(&mut self) -> bool {
+        self.throttle.raise()
+    }
+
+    /// Ends what [`Self::slow_down`] has begun.
+    pub fn speed_up(&mut self) {
+        self.throttle = SliceThrottle::default();
     }
 
     /// Takes bytes that came from the backup. Read the clock after taking them off the connection.

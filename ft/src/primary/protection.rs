@@ -13,13 +13,13 @@ use crate::log::{Entry, EntryCoder, Event};
 use crate::output::{Lease, OutputGate, ReleasePolicy};
 use crate::parameters::Parameters;
 use crate::primary::clone::LiveClone;
-use crate::primary::converge::CloneThrottle;
 use crate::primary::lag_control::LagControl;
 use crate::primary::repair::{Repair, Shipment};
 use crate::protocol::{Ack, Divergence, MachineFacts, Message};
 use crate::record::EndedEpoch;
 use crate::section_stage::SectionStage;
 use crate::status::{CloneSummary, Throttle};
+use crate::throttle::SliceThrottle;
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 
 /// Longest time that an entry waits to be sent when outputs wait for the backup to execute it, and
@@ -107,7 +107,7 @@ pub(super) struct Protection {
     pub(super) released_at: HostTime,
     pub(super) lag: LatencyHistogram,
     pub(super) lag_control: LagControl,
-    pub(super) clone_throttle: CloneThrottle,
+    pub(super) clone_throttle: SliceThrottle,
 }
 
 impl Protection {
@@ -143,7 +143,7 @@ impl Protection {
             released_at: now,
             lag: LatencyHistogram::default(),
             lag_control: LagControl::default(),
-            clone_throttle: CloneThrottle::default(),
+            clone_throttle: SliceThrottle::default(),
         }
     }
 

@@ -157,18 +157,19 @@ impl Primary {
 
     /// How much the guest may execute; none if it has to wait for its slice in a clone.
     fn slice_pace(&mut self, now: HostTime) -> Option<Pace> {
-        match self.protection.as_deref_mut() {
+        let throttle = match self.protection.as_deref_mut() {
             Some(protection) if matches!(protection.phase, Phase::Cloning(_)) => {
-                let throttle = &mut protection.clone_throttle;
-                if throttle.divisor() > 1 {
-                    // The time between two slices says nothing of the guest's speed.
-                    self.recorder.hold_back();
-                }
-                throttle.admit(self.pace, now)
+                &mut protection.clone_throttle
             }
-            _ if self.gate.is_empty() => Some(self.pace),
-            _ => Some(self.pace.attentive()),
+            Some(_) if self.gate.is_empty() => return Some(self.pace),
+            Some(_) => return Some(self.pace.attentive()),
+            None => &mut self.throttle,
+        };
+        if throttle.divisor() > 1 {
+            // The time between two slices says nothing of the guest's speed.
+            self.recorder.hold_back();
         }
+        throttle.admit(self.pace, now)
     }
 
     /// Whether the guest may execute as far as the backup is concerned.
@@ -266,8 +267,9 @@ impl Primary {
         {
             at(end);
         }
-        if let Some(protection) = self.protection.as_deref() {
-            self.protection_deadlines(protection, now, &mut at);
+        match self.protection.as_deref() {
+            Some(protection) => self.protection_deadlines(protection, now, &mut at),
+            None => self.throttle.next_slice().into_iter().for_each(&mut at),
         }
         Next::Wait(wake)
     }

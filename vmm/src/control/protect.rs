@@ -84,6 +84,10 @@ impl Control {
         let mut state = self.lock();
         let config = serde_json::to_vec(&state.config)
             .map_err(|error| ControlError::failed(START, &error))?;
+        if state.departing.is_some() {
+            let reason = vec!["VM is migrating".to_owned()];
+            return Err(ControlError::new(409, START, reason));
+        }
         match &mut state.running {
             Some(running) if running.recorded => {
                 let reason = vec!["VM is recorded (--record): it cannot be protected".to_owned()];

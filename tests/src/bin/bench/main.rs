@@ -2,6 +2,7 @@
 //! one run, in turns, and are given as ratios. `scripts/bench` sets up what this needs and runs it.
 
 mod disk;
+mod migration;
 mod net;
 mod processor;
 mod protection;
@@ -46,6 +47,12 @@ enum Name {
     },
     /// Size of the log of one guest's life, beside QEMU's.
     Log,
+    /// Live migration between two processes of a guest that dirties 64 MiB all the time.
+    Migration {
+        /// How often it migrates each way; medians and worst are shown.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+    },
     /// What protection costs a guest's network, under each release policy. Takes root.
     Net {
         /// How often each is measured; medians and worst are shown.
@@ -141,6 +148,7 @@ fn bench(name: &Name) -> Result<(), HarnessError> {
         Name::Cpu { rounds } => ("cpu", processor::cpu(&scratch, *rounds)?),
         Name::Ft { rounds, idle_s } => ("ft", protection::ft(&scratch, *rounds, *idle_s)?),
         Name::Log => ("log", processor::log(&scratch)?),
+        Name::Migration { rounds } => ("migration", migration::migration(&scratch, *rounds)?),
         Name::Net { rounds } => ("net", net::net(&scratch, *rounds)?),
         Name::Disk { rounds } => ("disk", disk::disk(&scratch, *rounds)?),
         Name::Soak { minutes } => ("soak", soak::soak(&scratch, *minutes)?),
