@@ -11,6 +11,8 @@ pub mod cpu_model;
 pub mod exit;
 #[path = "hypervisor.rs"]
 mod hypervisor_trait;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm;
 pub mod memory;
 pub mod software;
 pub mod state;
