@@ -19,6 +19,7 @@ use crate::machine::Machine;
 use crate::primary::Primary;
 use crate::primary::compare::Comparison;
 use crate::primary::converge::CloneThrottle;
+use crate::primary::delta::Closing;
 use crate::primary::protection::{OutgoingLog, Phase};
 use crate::protocol::{Base, Message};
 use crate::runs::PageRuns;
@@ -233,6 +234,8 @@ impl Primary {
         };
         let sections = machine.sections();
         protection.link.send_sections(&sections, generation, now);
+        let (mode, outputs) = (protection.parameters.mode, self.recorder.ledger().count);
+        protection.closing = Closing::of(mode, sections, outputs, now);
         let base = Base {
             epoch: Epoch(0),
             at: machine.now(),

@@ -39,6 +39,8 @@ pub(super) struct Gap {
     pub(super) age_ns: u64,
     /// Bytes that wait for the connection.
     pub(super) unsent: usize,
+    /// The epoch cannot be closed before the delta of the one before is sent.
+    pub(super) overdue: bool,
 }
 
 /// Whether the guest may execute.
@@ -67,7 +69,7 @@ impl LagControl {
     /// Whether the guest may execute at `now`.
     pub(super) fn admit(&mut self, gap: Gap, now: HostTime) -> Admission {
         let full = gap.epochs >= gap.most_epochs || gap.age_ns >= STOP_NS;
-        if full || gap.unsent > MAX_UNSENT {
+        if full || gap.overdue || gap.unsent > MAX_UNSENT {
             self.last_go = None;
             if self.full_since.is_some() {
                 return Admission::Rest;
@@ -143,6 +145,7 @@ mod tests {
             most_epochs: 10,
             age_ns: age_ms * NS_PER_MS,
             unsent: 0,
+            overdue: false,
         }
     }
 

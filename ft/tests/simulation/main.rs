@@ -3,6 +3,7 @@
 #[allow(dead_code)]
 mod sim;
 
+mod checkpoint;
 mod clone;
 mod handshake;
 mod planned;

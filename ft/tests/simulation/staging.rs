@@ -7,6 +7,7 @@ use ft::fence::NoFence;
 use ft::inbox::Inbox;
 use ft::log::{Entry, EntryCoder, Event};
 use ft::machine::Machine;
+use ft::mode::Mode;
 use ft::output::OutputLedger;
 use ft::parameters::Parameters;
 use ft::protocol::{Base, FrameEncoder, Hello, MachineFacts, Message, PROTOCOL_VERSION};
@@ -39,7 +40,10 @@ impl Victim {
             version: PROTOCOL_VERSION,
             facts: MachineFacts::of(&victim.machine),
             generation: Generation(1),
-            parameters: Parameters::default(),
+            parameters: Parameters {
+                mode: Mode::Replay,
+                ..Parameters::default()
+            },
             config: Vec::new(),
         })));
         let fence = Box::new(NoFence);
