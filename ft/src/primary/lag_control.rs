@@ -58,6 +58,7 @@ pub(super) enum Admission {
 #[derive(Clone, Debug, Default)]
 pub(super) struct LagControl {
     full_since: Option<HostTime>,
+    overdue_since: Option<HostTime>,
     rest_until: Option<HostTime>,
     last_go: Option<HostTime>,
     debt_ns: u64,
@@ -69,11 +70,12 @@ impl LagControl {
     /// Whether the guest may execute at `now`.
     pub(super) fn admit(&mut self, gap: Gap, now: HostTime) -> Admission {
         let full = gap.epochs >= gap.most_epochs || gap.age_ns >= STOP_NS;
-        if full || gap.overdue || gap.unsent > MAX_UNSENT {
+        if full || gap.unsent > MAX_UNSENT {
             self.last_go = None;
             if self.full_since.is_some() {
                 return Admission::Rest;
             }
+            self.end_overdue(now);
             self.full_since = Some(now);
             self.count += 1;
             return Admission::Full;
@@ -81,6 +83,12 @@ impl LagControl {
         if let Some(since) = self.full_since.take() {
             self.held_ns += now.since(since);
         }
+        if gap.overdue {
+            self.last_go = None;
+            self.overdue_since.get_or_insert(now);
+            return Admission::Rest;
+        }
+        self.end_overdue(now);
         if self.rest_until.is_some_and(|until| now < until) {
             return Admission::Rest;
         }
@@ -112,7 +120,15 @@ impl LagControl {
         if let Some(since) = self.full_since.take() {
             self.held_ns += now.since(since);
         }
+        self.end_overdue(now);
         self.last_go = None;
+    }
+
+    /// A delta that kept the guest has gone, or something else keeps it from now on.
+    fn end_overdue(&mut self, now: HostTime) {
+        if let Some(since) = self.overdue_since.take() {
+            self.held_ns += now.since(since);
+        }
     }
 
     /// When a rest is over; none if there is none, or only the backup can end it.
@@ -120,9 +136,10 @@ impl LagControl {
         self.rest_until
     }
 
-    /// How long the window has been full.
+    /// How long the window has been full, or a delta has not gone.
     pub(super) fn full_ns(&self, now: HostTime) -> u64 {
-        self.full_since.map_or(0, |since| now.since(since))
+        let since = self.full_since.or(self.overdue_since);
+        since.map_or(0, |since| now.since(since))
     }
 
     /// How often and how long the guest was kept.
@@ -180,6 +197,24 @@ mod tests {
             "{}",
             executing(gap(6, 5))
         );
+    }
+
+    #[test]
+    fn a_delta_that_has_not_gone_keeps_the_guest_and_is_no_event() {
+        let mut control = LagControl::default();
+        let overdue = Gap {
+            overdue: true,
+            ..gap(1, 0)
+        };
+        for ms in 0..3 {
+            let now = HostTime(0).plus_ms(ms);
+            assert_eq!(control.admit(overdue, now), Admission::Rest);
+        }
+        assert_eq!(control.full_ns(HostTime(0).plus_ms(3)), 3 * NS_PER_MS);
+        let now = HostTime(0).plus_ms(4);
+        assert_eq!(control.admit(gap(1, 0), now), Admission::Go);
+        let (count, total_ms) = (0, 4);
+        assert_eq!(control.throttle(now), Throttle { count, total_ms });
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod sim;
 
 mod checkpoint;
 mod clone;
+mod deltas;
 mod handshake;
 mod planned;
 mod scenarios;
