@@ -248,7 +248,7 @@ impl Machine for VirtualMachine {
     }
 
     fn dirty_pages_hint(&self) -> u64 {
-        self.disks.written_hint()
+        self.memory.dirty_count() + self.disks.written_hint()
     }
 
     fn write_page(&mut self, page: PageNumber, bytes: &Page) {
