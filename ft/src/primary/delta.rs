@@ -25,10 +25,6 @@ use crate::protocol::{Base, Commit, Message};
 use crate::record::EndedEpoch;
 use crate::time::{HostTime, LogPosition, PageNumber};
 
-/// Pages encoded between two slices of the guest: about as long as a slice takes.
-const PAGES_PER_STEP: usize = 48;
-/// Pages encoded between two slices when outputs wait for the delta, and in the pause itself.
-const PAGES_PER_HURRY: usize = 128;
 /// Bytes of outputs from which on a message takes no more of them.
 const MAX_HELD_BYTES: usize = 4 << 20;
 
@@ -231,7 +227,8 @@ impl Primary {
         sender.counts.last_pages = pages as u64;
         sender.counts.early += u64::from(reason == Reason::Outputs);
         self.recorder.meter_mut().next(now);
-        if pages <= PAGES_PER_HURRY {
+        // A small one goes at once.
+        if pages <= self.pace.delta_pages {
             self.delta_step(now);
         }
         true
@@ -260,10 +257,10 @@ impl Primary {
             return false;
         }
         let most = match delta.capture.outputs.is_empty() {
-            true => PAGES_PER_STEP,
-            false => PAGES_PER_HURRY,
+            true => self.pace.delta_pages,
+            false => self.pace.delta_pages.saturating_mul(2),
         };
-        const { assert!(PAGES_PER_HURRY <= MAX_BATCH_PAGES) };
+        let most = most.clamp(1, MAX_BATCH_PAGES);
         let batch: Vec<_> = delta.left.by_ref().take(most).collect();
         if !batch.is_empty() {
             let mut payload = FieldWriter::new();

@@ -303,3 +303,15 @@ fn another_memory_size_is_refused_with_both_values() {
     let expected = "memory size in pages does not match: the peer has 99, this side has 18";
     assert_eq!(text, expected);
 }
+
+#[test]
+fn a_machine_that_cannot_be_replayed_is_not_recorded() {
+    let now = HostTime(0);
+    let mut machine = Toy::inexact(3, 9);
+    let mut primary = Replica::primary("one".into(), Pace::default(), &machine, now);
+    let primary = primary.as_primary().unwrap();
+    let refused = primary.record(&mut machine, Box::new(std::io::sink()), 10, 1, now);
+    let text = refused.unwrap_err().to_string();
+    let expected = "this machine cannot be replayed: the machine draws from its host";
+    assert_eq!(text, expected);
+}

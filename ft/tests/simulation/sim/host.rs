@@ -335,12 +335,14 @@ fn toy(index: usize, scenario: &Scenario) -> Toy {
     }
 }
 
-/// Slices of half a millisecond: fewer rounds to simulate.
+/// Slices of half a millisecond: fewer rounds to simulate. Deltas take several steps: the machine
+/// writes a few pages all the time.
 fn pace() -> Pace {
     Pace {
         slice_ns: 500_000,
         linger_ns: 20_000,
         max_instructions: 150,
+        delta_pages: 2,
     }
 }
 
