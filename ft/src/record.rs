@@ -28,6 +28,8 @@ pub struct Pace {
     pub linger_ns: u64,
     /// Most instructions of a slice, however fast the guest seems to be.
     pub max_instructions: u64,
+    /// Pages of a delta that are encoded between two slices; twice that when outputs wait for it.
+    pub delta_pages: usize,
 }
 
 impl Default for Pace {
@@ -36,6 +38,8 @@ impl Default for Pace {
             slice_ns: 250_000,
             linger_ns: 20_000,
             max_instructions: 1_000_000,
+            // About as long as a slice takes.
+            delta_pages: 64,
         }
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Gap {
     pub(super) age_ns: u64,
     /// Bytes that wait for the connection.
     pub(super) unsent: usize,
+    /// The epoch cannot be closed before the delta of the one before is sent.
+    pub(super) overdue: bool,
 }
 
 /// Whether the guest may execute.
@@ -55,6 +57,7 @@ pub(super) enum Admission {
 #[derive(Clone, Debug, Default)]
 pub(super) struct LagControl {
     full_since: Option<HostTime>,
+    overdue_since: Option<HostTime>,
     rest_until: Option<HostTime>,
     last_go: Option<HostTime>,
     debt_ns: u64,
@@ -71,6 +74,7 @@ impl LagControl {
             if self.full_since.is_some() {
                 return Admission::Rest;
             }
+            self.end_overdue(now);
             self.full_since = Some(now);
             self.count += 1;
             return Admission::Full;
@@ -78,6 +82,12 @@ impl LagControl {
         if let Some(since) = self.full_since.take() {
             self.held_ns += now.since(since);
         }
+        if gap.overdue {
+            self.last_go = None;
+            self.overdue_since.get_or_insert(now);
+            return Admission::Rest;
+        }
+        self.end_overdue(now);
         if self.rest_until.is_some_and(|until| now < until) {
             return Admission::Rest;
         }
@@ -109,7 +119,15 @@ impl LagControl {
         if let Some(since) = self.full_since.take() {
             self.held_ns += now.since(since);
         }
+        self.end_overdue(now);
         self.last_go = None;
+    }
+
+    /// A delta that kept the guest has gone, or something else keeps it from now on.
+    fn end_overdue(&mut self, now: HostTime) {
+        if let Some(since) = self.overdue_since.take() {
+            self.held_ns += now.since(since);
+        }
     }
 
     /// When a rest is over; none if there is none, or only the backup can end it.
@@ -117,9 +135,10 @@ impl LagControl {
         self.rest_until
     }
 
-    /// How long the window has been full.
+    /// How long the window has been full, or a delta has not gone.
     pub(super) fn full_ns(&self, now: HostTime) -> u64 {
-        self.full_since.map_or(0, |since| now.since(since))
+        let since = self.full_since.or(self.overdue_since);
+        since.map_or(0, |since| now.since(since))
     }
 
     /// How often and how long the guest was kept.
@@ -142,6 +161,7 @@ mod tests {
             most_epochs: 10,
             age_ns: age_ms * NS_PER_MS,
             unsent: 0,
+            overdue: false,
         }
     }
 
@@ -176,6 +196,24 @@ mod tests {
             "{}",
             executing(gap(6, 5))
         );
+    }
+
+    #[test]
+    fn a_delta_that_has_not_gone_keeps_the_guest_and_is_no_event() {
+        let mut control = LagControl::default();
+        let overdue = Gap {
+            overdue: true,
+            ..gap(1, 0)
+        };
+        for ms in 0..3 {
+            let now = HostTime(0).plus_ms(ms);
+            assert_eq!(control.admit(overdue, now), Admission::Rest);
+        }
+        assert_eq!(control.full_ns(HostTime(0).plus_ms(3)), 3 * NS_PER_MS);
+        let now = HostTime(0).plus_ms(4);
+        assert_eq!(control.admit(gap(1, 0), now), Admission::Go);
+        let (count, total_ms) = (0, 4);
+        assert_eq!(control.throttle(now), Throttle { count, total_ms });
     }
 
     #[test]

@@ -32,8 +32,8 @@ use std::time::Duration;
 
 use api_client::types::{HypervisorChoice, VmConfig};
 use ft::event::ControlOp;
+use ft::machine::Machine;
 use ft::status::End;
-use hypervisor::capabilities::LogicalClock;
 use hypervisor::{Hypervisor, HypervisorError};
 
 use crate::api::state::{Phase, Protection};
@@ -474,15 +474,12 @@ impl Control {
 
 /// Refuses to record a machine whose runs cannot be replayed.
 fn check_replayable(machine: &VirtualMachine) -> Result<(), ControlError> {
-    if machine.logical_clock() == LogicalClock::Instructions {
-        return Ok(());
-    }
-    let reason = format!(
-        "a recording on {} could not be replayed, since it does not tell where the guest is when \
-         something happens; use --platform hypervisor=software",
-        machine.hypervisor_name()
-    );
-    Err(ControlError::request(BOOT, reason))
+    machine.replayable().map_err(|reason| {
+        let reason = format!(
+            "a recording could not be replayed: {reason}; use --platform hypervisor=software"
+        );
+        ControlError::request(BOOT, reason)
+    })
 }
 
 /// The machine that a configuration asks for.

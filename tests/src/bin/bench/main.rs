@@ -1,6 +1,7 @@
 //! Benchmarks, each a table and `target/bench/NAME.json`. Figures that are compared are measured in
 //! one run, in turns, and are given as ratios. `scripts/bench` sets up what this needs and runs it.
 
+mod checkpoint;
 mod disk;
 mod migration;
 mod net;
@@ -44,6 +45,12 @@ enum Name {
         /// Seconds over which the idle log rate is taken.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
         idle_s: u64,
+    },
+    /// What it costs to close epochs by deltas.
+    Checkpoint {
+        /// How often each load is measured; medians are shown.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
     },
     /// Size of the log of one guest's life, beside QEMU's.
     Log,
@@ -147,6 +154,7 @@ fn bench(name: &Name) -> Result<(), HarnessError> {
     let (name, figures) = match name {
         Name::Cpu { rounds } => ("cpu", processor::cpu(&scratch, *rounds)?),
         Name::Ft { rounds, idle_s } => ("ft", protection::ft(&scratch, *rounds, *idle_s)?),
+        Name::Checkpoint { rounds } => ("checkpoint", checkpoint::checkpoint(&scratch, *rounds)?),
         Name::Log => ("log", processor::log(&scratch)?),
         Name::Migration { rounds } => ("migration", migration::migration(&scratch, *rounds)?),
         Name::Net { rounds } => ("net", net::net(&scratch, *rounds)?),
