@@ -129,7 +129,7 @@ fn redis_keeps_its_connections_and_its_data_through_kills_of_the_primary() {
     let mut pair = ServerGuest::with("redis").boot(scratch.path()).unwrap();
     let service = service("redis").unwrap();
     service.prepare().unwrap();
-    let mut traffic = Traffic::start(service.as_ref(), 2).unwrap();
+    let traffic = Traffic::start(service.as_ref(), 2).unwrap();
     traffic.go();
     for _ in 0..2 {
         pair.protect(&by_delta("received", "tcp")).unwrap();
