@@ -1,0 +1,3 @@
+//! The KVM backend: what this host's `/dev/kvm` can do.
+
+pub mod probe;
