@@ -60,7 +60,10 @@ fn the_quick_verdict_is_that_of_the_whole_probe() {
     };
     assert_eq!(quick.stock_kernel().is_ok(), all.stock_kernel().is_ok());
     for probe in [Probe::Interface, Probe::KernelSpeed, Probe::Instructions] {
-        assert_eq!(quick.has(probe), all.has(probe), "{quick:?}, {all:?}");
+        // It stops at the first no.
+        if let Some(finding) = quick.get(probe) {
+            assert_eq!(finding.works, all.has(probe), "{quick:?}, {all:?}");
+        }
     }
     // An emulated ring 0 is told from a real one by far more than the threshold.
     let rate = all.get(Probe::KernelSpeed).unwrap().figure;

@@ -135,15 +135,18 @@ impl Findings {
         self.get(probe).is_some_and(|finding| finding.works)
     }
 
-    /// What is missing of these, in words; nothing if all are there.
+    /// What is missing of these, in words; nothing if all are there. What was not asked counts as
+    /// missing, but is not worth telling beside a no.
     fn missing(&self, needs: &[Probe]) -> Option<String> {
-        let lacks = needs.iter().filter(|probe| !self.has(**probe));
-        let texts: Vec<String> = lacks
-            .map(|probe| match self.get(*probe) {
-                Some(finding) => format!("{}: {}", probe.name(), finding.detail),
-                None => format!("{}: not probed", probe.name()),
-            })
+        let found = needs.iter().filter_map(|probe| self.get(*probe));
+        let mut texts: Vec<String> = found
+            .filter(|finding| !finding.works)
+            .map(|finding| format!("{}: {}", finding.probe.name(), finding.detail))
             .collect();
+        if texts.is_empty() {
+            let absent = needs.iter().filter(|probe| self.get(**probe).is_none());
+            texts.extend(absent.map(|probe| format!("{}: not probed", probe.name())));
+        }
         (!texts.is_empty()).then(|| texts.join("; "))
     }
 

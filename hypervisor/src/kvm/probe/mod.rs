@@ -24,6 +24,7 @@ mod speed;
 mod tsc;
 mod watch;
 
+use std::ffi::CStr;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -98,7 +99,7 @@ pub enum Unusable {
 /// How much is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// What decides whether a stock kernel can run.
+    /// What decides whether a stock kernel can run, up to the first no.
     StockKernel,
     /// Everything.
     All,
@@ -148,7 +149,11 @@ const EXTENSIONS: [(&str, Cap); 7] = [
 /// # Errors
 /// When there is nothing to ask.
 pub fn probe(depth: Depth) -> Result<Findings, Unusable> {
-    let kvm = Kvm::new().map_err(|error| Unusable::Device(error.to_string()))?;
+    probe_at(c"/dev/kvm", depth)
+}
+
+fn probe_at(path: &CStr, depth: Depth) -> Result<Findings, Unusable> {
+    let kvm = Kvm::new_with_path(path).map_err(|error| Unusable::Device(error.to_string()))?;
     let asked = match depth {
         Depth::StockKernel => &PROBES[..DECIDING],
         Depth::All => &PROBES[..],
@@ -166,7 +171,11 @@ pub fn probe(depth: Depth) -> Result<Findings, Unusable> {
             };
             let finding = finding(*probe, answer);
             log::debug!("KVM probe: {finding:?} after {:?}", watch.elapsed());
+            let decided = depth == Depth::StockKernel && !finding.works;
             lock(&filled).push(finding);
+            if decided {
+                break;
+            }
         }
     });
     let mut findings = std::mem::take(&mut *lock(&findings));
@@ -224,4 +233,44 @@ fn interface(host: &Host) -> Result<Answer, ProbeError> {
         },
         figure: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_the_device_says_so() {
+        let error = probe_at(c"/dev/kvm-is-not-here", Depth::All).unwrap_err();
+        assert!(matches!(error, Unusable::Device(_)), "{error}");
+        assert!(error.to_string().contains("No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_device_that_is_no_kvm_answers_no_to_everything() {
+        let findings = probe_at(c"/dev/null", Depth::All).unwrap();
+        assert!(findings.stock_kernel().is_err());
+        for (probe, _) in PROBES {
+            let finding = findings.get(probe).unwrap();
+            assert!(!finding.works, "{finding:?}");
+        }
+        let quick = probe_at(c"/dev/null", Depth::StockKernel).unwrap();
+        assert_eq!(quick.0.len(), 1, "{quick:?}");
+        assert!(quick.stock_kernel().is_err());
+    }
+
+    #[test]
+    fn the_deciding_probes_come_first() {
+        let deciding = PROBES[..DECIDING].iter().map(|(probe, _)| *probe);
+        let all = deciding.map(|probe| finding(probe, yes()));
+        assert_eq!(Findings(all.collect()).stock_kernel(), Ok(()));
+    }
+
+    fn yes() -> Result<Answer, ProbeError> {
+        Ok(Answer {
+            works: true,
+            detail: String::new(),
+            figure: None,
+        })
+    }
 }
