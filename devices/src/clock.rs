@@ -103,6 +103,39 @@ impl TickRate {
     }
 }
 
+/// The clock of a time-stamp counter: as many ticks in a millisecond as its frequency in kHz says,
+/// which may be more than one in a nanosecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TscRate {
+    khz: u32,
+}
+
+impl TscRate {
+    /// Nanoseconds in a millisecond.
+    const NANOS: u128 = 1_000_000;
+
+    /// A counter of `khz`, which is not zero.
+    #[must_use]
+    pub const fn new(khz: u32) -> Self {
+        Self { khz }
+    }
+
+    /// Number of the last tick at or before `now`.
+    #[must_use]
+    pub const fn tick(self, now: VirtualTime) -> u128 {
+        now.0 as u128 * self.khz as u128 / Self::NANOS
+    }
+
+    /// Earliest time at which [`Self::tick`] reaches `tick`, `None` if past representable time.
+    #[must_use]
+    pub fn time_of(self, tick: u128) -> Option<VirtualTime> {
+        let nanos = tick
+            .checked_mul(Self::NANOS)?
+            .div_ceil(u128::from(self.khz));
+        u64::try_from(nanos).ok().map(VirtualTime)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +149,23 @@ mod tests {
                 assert_eq!(rate.tick(VirtualTime(time.0 - 1)), tick - 1, "{rate:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_counter_reaches_each_tick_first_at_its_time() {
+        for khz in [1000, 1_000_000, 2_399_998, 5_000_001] {
+            let rate = TscRate::new(khz);
+            for tick in [1, 2, 39, 40, 41, 1_000_000_007, 1 << 62] {
+                let time = rate.time_of(tick).unwrap();
+                assert!(rate.tick(time) >= tick, "{khz} kHz, tick {tick}");
+                assert!(
+                    rate.tick(VirtualTime(time.0 - 1)) < tick,
+                    "{khz} kHz, tick {tick}"
+                );
+            }
+            assert_eq!(rate.time_of(u128::MAX), None);
+        }
+        assert_eq!(TscRate::new(1_000_000).tick(VirtualTime(77)), 77);
     }
 
     #[test]

@@ -9,10 +9,16 @@
 //!   has caught up, for its clocks never go back.
 //!
 //! The speed is measured over stretches of execution, so that a steady guest needs almost none.
+//!
+//! A machine whose logical time counts nanoseconds has a clock of its own, the host processor's
+//! counter, which the guest reads as it is. Its speed is known and cannot be changed: what it loses
+//! while it does not execute is made up for, and where it runs ahead, as any two clocks come
+//! apart, the host's time is followed from there.
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::{ClockRate, ClockSync, SyncPoint};
+use crate::machine::TimeUnit;
 use crate::time::{HostTime, LogicalTime, NS_PER_MS};
 
 /// Error below which a busy guest is left alone.
@@ -64,6 +70,8 @@ pub struct ClockFollower {
     point: Option<SyncPoint>,
     last_sync: HostTime,
     slewing: bool,
+    /// What logical time counts.
+    unit: TimeUnit,
     speed: ClockRate,
     last_running: Option<(HostTime, LogicalTime)>,
     measured_ns: u64,
@@ -80,6 +88,7 @@ impl ClockFollower {
             point: None,
             last_sync: HostTime(0),
             slewing: false,
+            unit: TimeUnit::Instructions,
             speed: ClockRate::INITIAL,
             last_running: None,
             measured_ns: 0,
@@ -99,6 +108,14 @@ impl ClockFollower {
             point: Some(point),
             speed: point.sync.rate,
             ..Self::new(now, virtual_ns)
+        }
+    }
+
+    /// Follows a machine whose logical time counts this.
+    pub fn set_unit(&mut self, unit: TimeUnit) {
+        self.unit = unit;
+        if unit == TimeUnit::Nanoseconds {
+            self.speed = ClockRate::INITIAL;
         }
     }
 
@@ -123,14 +140,18 @@ impl ClockFollower {
         activity: Activity,
     ) -> Option<ClockSync> {
         self.measure(now, at, activity);
-        let target = i128::from(now.0) + self.offset_ns;
-        let error = target - i128::from(virtual_ns);
+        let mut error = i128::from(now.0) + self.offset_ns - i128::from(virtual_ns);
+        if self.unit == TimeUnit::Nanoseconds && error < 0 {
+            self.offset_ns -= error;
+            error = 0;
+        }
+        let target = i128::from(virtual_ns) + error;
         if activity == Activity::Running {
             self.judge(error);
         }
         let rested = now.since(self.last_sync) >= LEAST_INTERVAL_NS;
         let due = match activity {
-            _ if self.point.is_none() => true,
+            _ if self.point.is_none_or(|point| self.is_foreign(point)) => true,
             Activity::Running => {
                 rested && (error.abs() > TOLERANCE_NS || (self.slewing && error >= 0))
             }
@@ -175,8 +196,16 @@ impl ClockFollower {
         }
     }
 
+    /// Whether a point is of a machine on which logical time counted something else.
+    fn is_foreign(&self, point: SyncPoint) -> bool {
+        self.unit == TimeUnit::Nanoseconds && point.sync.rate != ClockRate::INITIAL
+    }
+
     /// Learns the speed from stretches in which the guest did nothing but execute.
     fn measure(&mut self, now: HostTime, at: LogicalTime, activity: Activity) {
+        if self.unit == TimeUnit::Nanoseconds {
+            return;
+        }
         if activity != Activity::Running {
             self.last_running = None;
             return;
@@ -353,6 +382,38 @@ mod tests {
             .poll(now, LogicalTime(9), 6_000_000, Activity::Running)
             .unwrap();
         assert_eq!(sync.virtual_ns, 80_000_000);
+    }
+
+    #[test]
+    fn a_clock_of_the_guests_own_is_set_forward_and_never_slowed() {
+        let mut guest = Guest::new();
+        guest.follower.set_unit(TimeUnit::Nanoseconds);
+        // A host that is now and then away from the guest, and a clock a little fast.
+        for slice in 0..40_000_u64 {
+            guest.run(250_010, 250_000);
+            guest.host = HostTime(guest.host.0 + u64::from(slice % 1000 == 0) * 700_000);
+            assert_eq!(guest.point.sync.rate, ClockRate::INITIAL);
+        }
+        assert!(guest.error_ns().abs() < 1_000_000, "{}", guest.error_ns());
+        assert!(guest.syncs < 60, "{} syncs", guest.syncs);
+        assert_eq!(guest.follower.instructions_in(250_000), 250_000);
+    }
+
+    #[test]
+    fn a_rate_of_another_unit_is_replaced_before_anything_runs() {
+        let sync = ClockSync {
+            virtual_ns: 5_000_000,
+            rate: ClockRate(9_000),
+        };
+        let point = SyncPoint {
+            at: LogicalTime(9),
+            sync,
+        };
+        let now = HostTime(5_000_000);
+        let mut follower = ClockFollower::take_over(now, 5_000_000, 0, point);
+        follower.set_unit(TimeUnit::Nanoseconds);
+        let sync = follower.poll(now, LogicalTime(9), 5_000_000, Activity::Running);
+        assert_eq!(sync.unwrap().rate, ClockRate::INITIAL);
     }
 
     #[test]

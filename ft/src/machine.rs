@@ -53,6 +53,15 @@ pub enum Stop {
     Failed(String),
 }
 
+/// What a machine's logical time counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeUnit {
+    /// Retired instructions: how long one takes is to be measured.
+    Instructions,
+    /// Nanoseconds in which the guest executed: the speed is known, and is the guest's own.
+    Nanoseconds,
+}
+
 /// One component's state, in canonical form: equal states have equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
@@ -83,8 +92,13 @@ pub trait Machine {
     /// What must be equal on both hosts for replay to be exact: CPU model, device set, versions.
     fn fingerprint(&self) -> String;
 
-    /// Instructions retired so far.
+    /// Its logical time.
     fn now(&self) -> LogicalTime;
+
+    /// What logical time counts.
+    fn time_unit(&self) -> TimeUnit {
+        TimeUnit::Instructions
+    }
 
     /// Virtual time at [`Self::now`], in nanoseconds: the last clock input carried forward.
     fn virtual_ns(&self) -> u64;

@@ -248,6 +248,7 @@ impl Recorder {
             Some(wake_ns) if no_input => Activity::Idle(wake_ns),
             Some(_) => Activity::Woken,
         };
+        self.clock.set_unit(machine.time_unit());
         let due = self
             .clock
             .poll(now, machine.now(), machine.virtual_ns(), activity);

@@ -224,8 +224,9 @@ impl HostCapabilities {
     }
 }
 
+/// Asks KVM, if there is one.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-fn kvm() -> Capabilities {
+pub(crate) fn kvm() -> Capabilities {
     use crate::kvm::probe::{Depth, probe};
     match probe(Depth::All) {
         Ok(findings) => findings.capabilities(),

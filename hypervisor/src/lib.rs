@@ -7,6 +7,7 @@
 
 pub mod arch;
 pub mod capabilities;
+pub mod cpu_model;
 pub mod exit;
 #[path = "hypervisor.rs"]
 mod hypervisor_trait;
@@ -20,7 +21,7 @@ pub mod vm;
 
 pub use capabilities::{Capabilities, HostCapabilities};
 pub use exit::Exit;
-pub use hypervisor_trait::{Hypervisor, HypervisorError};
+pub use hypervisor_trait::{Hypervisor, HypervisorError, VmSpec};
 pub use memory::{GuestAddress, GuestMemory, MemoryError};
 pub use state::CpuState;
 pub use vcpu::{Kicker, TscClock, Vcpu, VcpuError};

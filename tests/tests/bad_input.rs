@@ -98,12 +98,6 @@ fn the_command_line_names_what_it_refuses() {
     );
     refused(
         &scratch,
-        &with(&["--platform", "hypervisor=kvm"]),
-        1,
-        &["hypervisor=kvm"],
-    );
-    refused(
-        &scratch,
         &with(&["--platform", "hypervisor=abacus"]),
         1,
         &["--platform", "abacus"],
@@ -234,10 +228,6 @@ fn the_api_names_what_it_refuses_and_goes_on() {
         (
             but(&good, "memory", json!({"size": 1_u64 << 50})),
             ["memory.size", "host"],
-        ),
-        (
-            but(&good, "platform", json!({"hypervisor": "kvm"})),
-            ["hypervisor", "kvm"],
         ),
     ] {
         if let Err(error) = process.put("vm.create", &bad) {

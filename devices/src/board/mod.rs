@@ -62,6 +62,8 @@ pub struct BoardConfig {
     pub rtc: RtcConfig,
     /// Guest-physical address width, 36..=52.
     pub phys_address_bits: u8,
+    /// Frequency of the processor's time-stamp counter in kHz; not zero.
+    pub tsc_khz: u32,
     /// PCI devices, in slots 1 and up; 31 at most. With none there is no bus.
     pub pci: Vec<VirtioConfig>,
 }
@@ -88,7 +90,7 @@ impl Board {
     /// A board as firmware leaves it: local APIC in virtual wire mode, everything else reset.
     ///
     /// # Panics
-    /// If `config.phys_address_bits` is not in 36..=52, or a PCI device cannot be had.
+    /// If `config.phys_address_bits` is not in 36..=52, `config.tsc_khz` is zero, or a PCI device cannot be had.
     #[must_use]
     pub fn new(config: &BoardConfig) -> Self {
         let phys_address_bits = config.phys_address_bits;
@@ -96,10 +98,12 @@ impl Board {
             (36..=52).contains(&phys_address_bits),
             "address width {phys_address_bits}"
         );
+        assert_ne!(config.tsc_khz, 0, "a counter that stands still");
         let mut lapic = Lapic::new(LapicConfig {
             id: 0,
             boot_processor: true,
             phys_address_bits,
+            tsc_khz: config.tsc_khz,
         });
         lapic.enter_virtual_wire_mode();
         Self {
@@ -214,7 +218,7 @@ impl Board {
         self.lapic.set_cr8(value);
     }
 
-    /// Tells the board that guest TSC = virtual time + `offset`, modulo 2^64.
+    /// Tells the board that guest TSC = ticks of virtual time + `offset`, modulo 2^64.
     pub fn set_tsc_offset(&mut self, offset: u64, now: VirtualTime) {
         self.advance(now);
         self.lapic.set_tsc_offset(offset, now);

@@ -23,6 +23,7 @@ fn config(pci: Vec<VirtioConfig>) -> BoardConfig {
         serial: true,
         rtc: RtcConfig::default(),
         phys_address_bits: 46,
+        tsc_khz: 1_000_000,
         pci,
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
 use crate::interrupt_controller::ioapic::{Ioapic, IoapicStateV1};
-use crate::interrupt_controller::lapic::{Lapic, LapicStateV1};
+use crate::interrupt_controller::lapic::{Lapic, LapicStateV2};
 use crate::interrupt_controller::pic::{Pic, PicStateV1};
 use crate::legacy::acpi_pm::{AcpiPm, AcpiPmStateV1};
 use crate::legacy::cmos_rtc::{CmosRtc, RtcStateV1};
@@ -190,7 +190,7 @@ fn restore_device<D: Device>(sections: &[Section]) -> Result<D, RestoreError> {
 pub fn describe(kind: &str, bytes: &[u8]) -> Vec<(String, String)> {
     let described = match kind {
         BoardStateV1::KIND => describe_as::<BoardStateV1>(bytes),
-        LapicStateV1::KIND => describe_as::<LapicStateV1>(bytes),
+        LapicStateV2::KIND => describe_as::<LapicStateV2>(bytes),
         IoapicStateV1::KIND => describe_as::<IoapicStateV1>(bytes),
         PicStateV1::KIND => describe_as::<PicStateV1>(bytes),
         PitStateV1::KIND => describe_as::<PitStateV1>(bytes),

@@ -23,6 +23,7 @@ fn board() -> Board {
         serial: true,
         rtc,
         phys_address_bits: 46,
+        tsc_khz: 1_000_000,
         pci: Vec::new(),
     })
 }
@@ -278,6 +279,7 @@ fn undecoded_accesses_read_all_ones_and_are_counted() {
         serial: false,
         rtc: RtcConfig::default(),
         phys_address_bits: 36,
+        tsc_khz: 1_000_000,
         pci: Vec::new(),
     };
     let mut without = Board::new(&without);

@@ -15,6 +15,7 @@ use super::width::{REGISTER_MASK, Width};
 use crate::arch::x86_64::control::{cr0, efer, rflags};
 use crate::arch::x86_64::exception;
 use crate::arch::x86_64::segment::{CS, FS, GS, SS, access};
+use crate::cpu_model;
 use crate::memory::GuestMemory;
 use crate::state::{DescriptorTable, Msrs, Segment};
 use crate::vcpu::TscClock;
@@ -102,8 +103,10 @@ pub struct Cpu {
     pub bus: Bus,
     /// Instructions retired before the running block.
     pub retired: u64,
-    /// Time-stamp counter.
+    /// What the time-stamp counter follows.
     pub tsc: TscClock,
+    /// Its frequency, in kHz.
+    pub tsc_khz: u32,
     /// Interrupts wait for one more instruction.
     pub interrupt_shadow: bool,
     /// HLT retired.
@@ -151,6 +154,7 @@ impl Cpu {
             bus: Bus::default(),
             retired: 0,
             tsc: TscClock::default(),
+            tsc_khz: cpu_model::DEFAULT_TSC_KHZ,
             interrupt_shadow: false,
             halted: false,
             pending_interrupt: None,
@@ -463,6 +467,7 @@ impl Cpu {
 
     /// Time-stamp counter at the running instruction, which must be alone in its block.
     pub fn time_stamp(&self) -> u64 {
-        self.tsc.at(self.retired).wrapping_add(self.msrs.tsc_adjust)
+        let ns = self.tsc.ns_at(self.retired);
+        cpu_model::ticks_at(ns, self.tsc_khz).wrapping_add(self.msrs.tsc_adjust)
     }
 }

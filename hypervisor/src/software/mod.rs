@@ -18,7 +18,6 @@
 pub mod bus;
 mod code_cache;
 pub mod cpu;
-pub mod cpuid;
 mod decode;
 pub mod exception;
 mod execute;
@@ -37,4 +36,5 @@ mod vm;
 pub mod width;
 pub mod x87;
 
+pub(crate) use vm::require_one_processor;
 pub use vm::{InterpretingHypervisor, SoftwareHypervisor};

@@ -1,9 +1,8 @@
 //! The processor's state to and from the backend-neutral form.
 
 use super::cpu::Cpu;
-use crate::arch::x86_64::control::{cr0, efer, rflags};
+use crate::arch::x86_64::control::cr0;
 use crate::arch::x86_64::segment::{CS, SS, access};
-use crate::software::cpuid;
 use crate::state::{CpuState, FpuState, PendingEvents, StateError};
 
 impl Cpu {
@@ -56,7 +55,7 @@ impl Cpu {
     /// # Errors
     /// When a field holds what this model cannot have; nothing is changed then.
     pub fn restore(&mut self, state: &CpuState) -> Result<(), StateError> {
-        check(state)?;
+        state.check()?;
         let fxsave: &[u8; 512] =
             state
                 .fpu
@@ -116,27 +115,4 @@ fn privilege(state: &CpuState) -> u8 {
     } else {
         (state.segments[CS].selector & 3) as u8
     }
-}
-
-fn check(state: &CpuState) -> Result<(), StateError> {
-    let refuse = |field, value| Err(StateError::Field { field, value });
-    if state.cr0 & !cr0::DEFINED != 0 {
-        return refuse("cr0", state.cr0);
-    }
-    if state.cr4 & !cpuid::CR4_OFFERED != 0 {
-        return refuse("cr4", state.cr4);
-    }
-    if state.msrs.efer & !(efer::SCE | efer::LME | efer::LMA | efer::NXE) != 0 {
-        return refuse("efer", state.msrs.efer);
-    }
-    if state.rflags & rflags::VM != 0 {
-        return refuse("rflags", state.rflags);
-    }
-    if state.cr8 > 15 {
-        return refuse("cr8", u64::from(state.cr8));
-    }
-    if state.fpu.xcr0 & 1 == 0 || state.fpu.xcr0 & !3 != 0 {
-        return refuse("fpu.xcr0", state.fpu.xcr0);
-    }
-    Ok(())
 }

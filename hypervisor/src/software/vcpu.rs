@@ -24,6 +24,8 @@ use crate::vcpu::{DebugPoint, Kicker, TscClock, Vcpu, VcpuError};
 
 /// DR6: a single step.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// Most places where a debugger can have it stop.
+const MOST_DEBUG_POINTS: usize = 64;
 
 /// One software processor.
 #[derive(Debug)]
@@ -93,6 +95,12 @@ impl SoftwareVcpu {
         vcpu.restore(&reset_state())
             .expect("the reset state is a valid one");
         vcpu
+    }
+
+    /// The same processor with a time-stamp counter of `tsc_khz`.
+    pub fn with_tsc_khz(mut self, tsc_khz: u32) -> Self {
+        self.cpu.tsc_khz = tsc_khz;
+        self
     }
 
     /// Ends `run` with `exit`.
@@ -527,6 +535,10 @@ impl Vcpu for SoftwareVcpu {
         }
     }
 
+    fn is_inside_instruction(&self) -> bool {
+        self.cpu.bus.waiting().is_some() || self.cpu.bus.in_progress()
+    }
+
     fn can_take_interrupt(&self) -> bool {
         self.may_interrupt()
             && self.cpu.pending_interrupt.is_none()
@@ -592,8 +604,15 @@ impl Vcpu for SoftwareVcpu {
         Ok(())
     }
 
-    fn set_debug_points(&mut self, points: &[DebugPoint]) {
-        self.debug_points = points.iter().take(64).copied().collect();
+    fn set_debug_points(&mut self, points: &[DebugPoint]) -> Result<(), VcpuError> {
+        if points.len() > MOST_DEBUG_POINTS {
+            return Err(VcpuError::DebugPoints {
+                count: points.len(),
+                most: MOST_DEBUG_POINTS,
+            });
+        }
+        self.debug_points = points.to_vec();
+        Ok(())
     }
 
     fn kicker(&self) -> Kicker {

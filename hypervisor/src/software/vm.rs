@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::vcpu::SoftwareVcpu;
 use crate::capabilities::Capabilities;
-use crate::hypervisor_trait::{Hypervisor, HypervisorError};
+use crate::hypervisor_trait::{Hypervisor, HypervisorError, VmSpec};
 use crate::memory::GuestMemory;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
@@ -25,10 +25,10 @@ impl Hypervisor for SoftwareHypervisor {
     fn create_vm(
         &self,
         memory: Arc<GuestMemory>,
-        vcpus: u32,
+        spec: VmSpec,
     ) -> Result<Box<dyn Vm>, HypervisorError> {
-        require_one_processor(self.name(), vcpus)?;
-        let vcpu = SoftwareVcpu::new(memory.clone());
+        require_one_processor(self.name(), spec.vcpus)?;
+        let vcpu = SoftwareVcpu::new(memory.clone()).with_tsc_khz(spec.tsc_khz);
         Ok(SoftwareVm::boxed(memory, vcpu))
     }
 }
@@ -50,15 +50,19 @@ impl Hypervisor for InterpretingHypervisor {
     fn create_vm(
         &self,
         memory: Arc<GuestMemory>,
-        vcpus: u32,
+        spec: VmSpec,
     ) -> Result<Box<dyn Vm>, HypervisorError> {
-        require_one_processor(self.name(), vcpus)?;
-        let vcpu = SoftwareVcpu::interpreting(memory.clone());
+        require_one_processor(self.name(), spec.vcpus)?;
+        let vcpu = SoftwareVcpu::interpreting(memory.clone()).with_tsc_khz(spec.tsc_khz);
         Ok(SoftwareVm::boxed(memory, vcpu))
     }
 }
 
-fn require_one_processor(backend: &'static str, wanted: u32) -> Result<(), HypervisorError> {
+/// Refuses machines of more than one processor, which no backend runs yet.
+pub(crate) fn require_one_processor(
+    backend: &'static str,
+    wanted: u32,
+) -> Result<(), HypervisorError> {
     if wanted == 1 {
         return Ok(());
     }

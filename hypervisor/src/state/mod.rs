@@ -3,6 +3,7 @@
 //! What a backend keeps for speed (translations, decoded code, lazily computed flags) is not
 //! here. Two vCPUs with equal states and equal memory go on equally.
 
+mod check;
 mod reset;
 
 use serde::{Deserialize, Serialize};

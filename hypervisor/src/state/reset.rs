@@ -34,7 +34,7 @@ pub fn reset_state() -> CpuState {
     };
     let mut gpr = [0; 16];
     // EDX holds the processor's signature.
-    gpr[2] = u64::from(crate::software::cpuid::SIGNATURE);
+    gpr[2] = u64::from(crate::cpu_model::SIGNATURE);
     CpuState {
         logical_time: 0,
         gpr,

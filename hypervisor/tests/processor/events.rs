@@ -1,8 +1,8 @@
 //! Interrupts, shadows, traps, and the debugger's stops.
 
+use hypervisor::Exit;
 use hypervisor::arch::x86_64::control::rflags;
 use hypervisor::vcpu::DebugPoint;
-use hypervisor::{Exit, Vcpu};
 use iced_x86::code_asm::{byte_ptr, eax, ecx, qword_ptr, rax, rsp, ss};
 
 use crate::guest::{
@@ -152,7 +152,8 @@ fn breakpoint_stops_before_its_instruction_once_each_time() {
     });
     guest
         .vcpu
-        .set_debug_points(&[DebugPoint::Execute(CODE + 5)]);
+        .set_debug_points(&[DebugPoint::Execute(CODE + 5)])
+        .unwrap();
     for left in [3, 2, 1] {
         assert_eq!(guest.vcpu.run(1000).unwrap(), Exit::Debug);
         let state = guest.vcpu.save();
@@ -170,10 +171,12 @@ fn watchpoint_stops_after_the_write_and_not_after_a_read() {
         a.nop().unwrap();
         a.hlt().unwrap();
     });
-    guest.vcpu.set_debug_points(&[DebugPoint::Write {
+    let watched = DebugPoint::Write {
         address: DATA,
         len: 8,
-    }]);
+    };
+    guest.vcpu.set_debug_points(&[watched]).unwrap();
+    assert!(guest.vcpu.set_debug_points(&[watched; 65]).is_err());
     assert_eq!(guest.vcpu.run(1000).unwrap(), Exit::Debug);
     assert_eq!(guest.vcpu.logical_time(), 3);
     assert_eq!(guest.vcpu.run(1000).unwrap(), Exit::Halted);

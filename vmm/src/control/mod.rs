@@ -26,7 +26,8 @@ use std::time::Duration;
 use api_client::types::{HypervisorChoice, VmConfig};
 use ft::event::ControlOp;
 use ft::status::{End, FtEvent};
-use hypervisor::Hypervisor;
+use hypervisor::capabilities::LogicalClock;
+use hypervisor::{Hypervisor, HypervisorError};
 
 use crate::api::state::{Phase, Protection};
 use crate::config::{HostLimits, VmSettings};
@@ -62,8 +63,8 @@ pub enum Notice {
 
 /// What does not change while the process lives.
 pub struct Setting {
-    /// The backend.
-    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Chooses the backend of a VM.
+    pub backends: fn(HypervisorChoice) -> Result<Arc<dyn Hypervisor>, HypervisorError>,
     /// Events for the monitor.
     pub events: EventSink,
     /// Notices for the main thread.
@@ -256,16 +257,12 @@ impl Control {
                     ControlError::new(error.status(), OPERATION, reasons)
                 })
             })?;
-        if settings.hypervisor == HypervisorChoice::Kvm {
-            let reason = "platform.hypervisor=kvm: the KVM backend is not built yet; use software \
-                          or auto"
-                .to_owned();
-            return Err(ControlError::request(OPERATION, reason));
-        }
-        self.event("booting");
         let recorded = sink.is_some();
         let failed = |error: &dyn std::error::Error| ControlError::failed(OPERATION, error);
         let unusable = |error: &dyn std::error::Error| ControlError::unusable(OPERATION, error);
+        let hypervisor =
+            (self.setting.backends)(settings.hypervisor).map_err(|error| unusable(&error))?;
+        self.event("booting");
         let payload = Payload::read(
             &settings.kernel,
             settings.initramfs.as_deref(),
@@ -276,12 +273,15 @@ impl Control {
         let specs = host::specs(&settings.devices, &images, recorded);
         let stores = images.stores(&specs).map_err(|error| failed(&error))?;
         let machine = VirtualMachine::new(
-            machine_config(&settings, specs.clone()),
+            machine_config(&settings, specs.clone(), hypervisor.tsc_khz()),
             &payload,
             stores,
-            self.setting.hypervisor.as_ref(),
+            hypervisor.as_ref(),
         )
         .map_err(|error| unusable(&error))?;
+        if recorded {
+            check_replayable(&machine)?;
+        }
         let mailbox = Mailbox::new().map_err(|error| failed(&error))?;
         let mut devices = HostDevices::prepare(
             settings.devices,
@@ -532,7 +532,7 @@ impl Control {
             map.insert("peer".to_owned(), state.peer.clone().into());
             map.insert("owner".to_owned(), self.setting.owner.clone().into());
             map.insert("hypervisor".to_owned(), status.hypervisor.into());
-            map.insert("clock_source".to_owned(), "instructions".into());
+            map.insert("clock_source".to_owned(), status.clock.into());
             map.insert("virtual_ns".to_owned(), status.virtual_ns.into());
         }
         value
@@ -545,14 +545,28 @@ impl Control {
     }
 }
 
+/// Refuses to record a machine whose runs cannot be replayed.
+fn check_replayable(machine: &VirtualMachine) -> Result<(), ControlError> {
+    if machine.logical_clock() == LogicalClock::Instructions {
+        return Ok(());
+    }
+    let reason = format!(
+        "a recording on {} could not be replayed, since it does not tell where the guest is when \
+         something happens; use --platform hypervisor=software",
+        machine.hypervisor_name()
+    );
+    Err(ControlError::request(BOOT, reason))
+}
+
 /// The machine that a configuration asks for.
-fn machine_config(settings: &VmSettings, virtio: Vec<VirtioSpec>) -> MachineConfig {
+fn machine_config(settings: &VmSettings, virtio: Vec<VirtioSpec>, tsc_khz: u32) -> MachineConfig {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     MachineConfig {
         memory_size: settings.memory_bytes,
         serial: settings.serial.is_some(),
         start_seconds: now.map_or(0, |since| since.as_secs()),
         boot_pages: 0,
+        tsc_khz,
         virtio,
     }
 }

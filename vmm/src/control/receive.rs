@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use api_client::types::{ConfigOverrides, FtReceiveConfig, VmConfig};
+use api_client::types::{ConfigOverrides, FtReceiveConfig, HypervisorChoice, VmConfig};
 
 use super::{Control, ControlError, Running, causes};
 use crate::api::state::Phase;
@@ -78,8 +78,17 @@ impl Make {
         let images = Images::open_replicated(&settings, &config.virtio).map_err(wrong)?;
         let stores = images.stores(&config.virtio).map_err(described_wrongly)?;
         let specs = config.virtio.clone();
-        let hypervisor = self.control.setting.hypervisor.as_ref();
-        let machine = VirtualMachine::blank(config, stores, hypervisor)?;
+        let choice = vm
+            .platform
+            .as_ref()
+            .and_then(|platform| platform.hypervisor);
+        // A backup replays, which only software can, whatever this host has besides.
+        let choice = match choice.unwrap_or_default() {
+            HypervisorChoice::Auto => HypervisorChoice::Software,
+            named => named,
+        };
+        let hypervisor = (self.control.setting.backends)(choice)?;
+        let machine = VirtualMachine::blank(config, stores, hypervisor.as_ref())?;
         let host = HostDevices::prepare(settings, serial, images, specs, self.mailbox.clone());
         self.control.lock().config = Some(vm);
         Ok((Box::new(machine), Box::new(host)))

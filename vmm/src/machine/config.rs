@@ -5,6 +5,7 @@ use devices::virtio::any::VirtioConfig;
 use devices::virtio::block::SECTOR_SIZE;
 use ft::event::DeviceId;
 use ft::machine::PAGE_SIZE;
+use hypervisor::cpu_model::{LEAST_TSC_KHZ, MOST_TSC_KHZ};
 use serde::{Deserialize, Serialize};
 
 use super::boot_image::MOST_PAGES;
@@ -102,6 +103,8 @@ pub struct MachineConfig {
     pub start_seconds: u64,
     /// Pages that the boot files take.
     pub boot_pages: u64,
+    /// Frequency of the processor's time-stamp counter, in kHz.
+    pub tsc_khz: u32,
     /// Virtio devices, in slots 1 and up of the PCI bus. Without any there is no bus.
     pub virtio: Vec<VirtioSpec>,
 }
@@ -129,6 +132,10 @@ impl MachineConfig {
                 "its boot files have {count} pages, {MOST_PAGES} can be had"
             ));
         }
+        if !(LEAST_TSC_KHZ..=MOST_TSC_KHZ).contains(&self.tsc_khz) {
+            let khz = self.tsc_khz;
+            return refused(format!("its time-stamp counter runs at {khz} kHz"));
+        }
         if self.virtio.len() > MOST_VIRTIO {
             let count = self.virtio.len();
             return refused(format!(
@@ -148,8 +155,8 @@ impl MachineConfig {
             .expect("configurations have no unsized sequences, and memory is the writer");
         let devices: String = devices.iter().map(|byte| format!("{byte:02x}")).collect();
         format!(
-            "memory {} serial {} boot-pages {} virtio {devices}",
-            self.memory_size, self.serial, self.boot_pages,
+            "memory {} serial {} boot-pages {} tsc-khz {} virtio {devices}",
+            self.memory_size, self.serial, self.boot_pages, self.tsc_khz,
         )
     }
 
@@ -165,6 +172,7 @@ impl MachineConfig {
             serial: word("serial")?.parse().ok()?,
             start_seconds: 0,
             boot_pages: word("boot-pages")?.parse().ok()?,
+            tsc_khz: word("tsc-khz")?.parse().ok()?,
             virtio,
         };
         config.check().is_ok().then_some(config)
@@ -212,6 +220,7 @@ mod tests {
                 serial: true,
                 start_seconds: 0,
                 boot_pages: 9,
+                tsc_khz: 2_399_998,
                 virtio,
             };
             let text = format!("machine 2 {}", config.fingerprint());
@@ -246,6 +255,7 @@ mod tests {
             serial: true,
             start_seconds: 0,
             boot_pages: 0,
+            tsc_khz: 1_000_000,
             virtio: vec![block(8, 512, DiskMode::Replicated)],
         };
         good.check().unwrap();
@@ -265,6 +275,8 @@ mod tests {
                 "boot files",
             ),
             (with(&|config| config.boot_pages = u64::MAX), "boot files"),
+            (with(&|config| config.tsc_khz = 0), "0 kHz"),
+            (with(&|config| config.tsc_khz = u32::MAX), "kHz"),
             (
                 with(&|config| config.virtio = vec![net; 32]),
                 "virtio devices",
@@ -288,13 +300,15 @@ mod tests {
 
     #[test]
     fn damaged_fingerprints_make_no_machine() {
-        let good = "memory 4096 serial true boot-pages 0 virtio 00";
+        let good = "memory 4096 serial true boot-pages 0 tsc-khz 1000000 virtio 00";
         assert!(MachineConfig::from_fingerprint(good).is_some());
         for (from, to) in [
             ("4096", "x"),
             ("virtio 00", "virtio 0"),
             ("virtio 00", "virtio 7f"),
             ("boot-pages 0", "boot-pages 300000"),
+            ("tsc-khz 1000000", "tsc-khz 0"),
+            (" tsc-khz 1000000", ""),
             ("memory 4096", "memory 18446744073709547520"),
         ] {
             let bad = good.replace(from, to);

@@ -6,8 +6,8 @@
 //!           advance ─▶ └───────────────────────────────┘ ──▶ Stop
 //! ```
 //!
-//! The guest's clocks follow from logical time: the time-stamp counter runs at 1 GHz, so one of
-//! its ticks is one virtual nanosecond, and a device's deadline is the first instruction boundary
+//! The guest's clocks follow from logical time: virtual time is a function of it, the time-stamp
+//! counter shows virtual time at a frequency of the machine's, and a device's deadline is the first instruction boundary
 //! at which the clock has reached it. So clock reads and timer interrupts are computed, on
 //! whichever side of a pair, and never logged.
 
@@ -30,9 +30,10 @@ use ft::event::{ControlOp, Input, Output, SyncPoint};
 use ft::machine::{MachineError, Page};
 use ft::time::{LogicalTime, PageNumber};
 use hypervisor::arch::x86_64::paging::PHYSICAL_BITS;
+use hypervisor::capabilities::LogicalClock;
 use hypervisor::{
     CpuState, GuestAddress, GuestMemory, Hypervisor, HypervisorError, Kicker, MemoryError,
-    TscClock, Vcpu,
+    TscClock, Vcpu, VmSpec,
 };
 
 use self::boot_image::{BootImage, MOST_PAGES};
@@ -153,7 +154,11 @@ impl VirtualMachine {
         config.check()?;
         check_stores(&config, &stores)?;
         let memory = Arc::new(GuestMemory::new(config.memory_size)?);
-        let mut vm = hypervisor.create_vm(memory.clone(), 1)?;
+        let spec = VmSpec {
+            vcpus: 1,
+            tsc_khz: config.tsc_khz,
+        };
+        let mut vm = hypervisor.create_vm(memory.clone(), spec)?;
         let vcpu = vm.take_vcpus().pop().expect("a VM of one vCPU has it");
         let board = Self::board(&config);
         let mut machine = Self {
@@ -184,6 +189,7 @@ impl VirtualMachine {
                 ..RtcConfig::default()
             },
             phys_address_bits: PHYSICAL_BITS as u8,
+            tsc_khz: config.tsc_khz,
             pci: virtio::board_devices(config),
         })
     }
@@ -203,6 +209,20 @@ impl VirtualMachine {
     /// The backend's name.
     pub fn hypervisor_name(&self) -> &'static str {
         self.hypervisor_name
+    }
+
+    /// What its logical time counts: whether a run can be replayed follows from it.
+    pub fn logical_clock(&self) -> LogicalClock {
+        self.vcpu.logical_clock()
+    }
+
+    /// The same in a word, for status and counters.
+    pub fn clock_name(&self) -> &'static str {
+        match self.logical_clock() {
+            LogicalClock::Instructions => "instructions",
+            LogicalClock::Branches => "branches",
+            LogicalClock::Exits => "nanoseconds",
+        }
     }
 
     /// A handle that makes [`ft::machine::Machine::advance`] return early.
@@ -229,7 +249,7 @@ impl VirtualMachine {
         // The clock's rate has 16 binary places, the counter's 32.
         self.vcpu.set_tsc_clock(TscClock {
             base_time: clock.at.0,
-            base_tsc: clock.sync.virtual_ns,
+            base_ns: clock.sync.virtual_ns,
             rate: u64::from(clock.sync.rate.0) << 16,
         });
     }

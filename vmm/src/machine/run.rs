@@ -15,7 +15,15 @@ use crate::loader;
 impl VirtualMachine {
     /// Executes until logical time `until`, or until something else stops the machine.
     pub(super) fn run(&mut self, until: LogicalTime) -> Stop {
-        match self.run_until(until.0) {
+        let stopped = self.run_until(until.0).and_then(|stop| {
+            if self.vcpu.is_inside_instruction() {
+                // Logical time that is no count of instructions may be over inside one.
+                self.finish_instruction()?;
+                self.settle_board()?;
+            }
+            Ok(stop)
+        });
+        match stopped {
             Ok(stop) => stop,
             Err(error) => Stop::Failed(describe(&error)),
         }
@@ -45,17 +53,34 @@ impl VirtualMachine {
                 let wake_ns = self.board.next_deadline().map(|deadline| deadline.0);
                 return Ok(Stop::Idle { wake_ns });
             }
-            let exit = self.vcpu.run(self.next_stop(until))?;
+            let exit = self.run_vcpu(self.next_stop(until))?;
             self.handle(exit)?;
             // Before any return: the board's state at a logical time must not depend on why the
             // processor stopped there.
-            let now = self.virtual_time();
-            self.board.advance(now);
-            self.sort_events()?;
+            self.settle_board()?;
             if exit == Exit::Kicked {
                 return Ok(Stop::Kicked);
             }
         }
+    }
+
+    /// The board sees the time, and what left it is sorted.
+    fn settle_board(&mut self) -> Result<(), BuildError> {
+        let now = self.virtual_time();
+        self.board.advance(now);
+        self.sort_events()
+    }
+
+    /// Runs the processor, and tells the board of a task priority that it did not stop for: a
+    /// processor of the host's lets a guest raise its own.
+    fn run_vcpu(&mut self, until: u64) -> Result<Exit, BuildError> {
+        let before = self.vcpu.cr8();
+        let exit = self.vcpu.run(until)?;
+        let priority = self.vcpu.cr8();
+        if priority != before {
+            self.board.set_cr8(priority);
+        }
+        Ok(exit)
     }
 
     /// Where the processor must stop at the latest: `until`, or the board's next deadline.
@@ -85,7 +110,7 @@ impl VirtualMachine {
             }
             Exit::PioWrite { port, size, value } => {
                 self.port_write(port, size, value);
-                self.finish_instruction()?;
+                self.finish_after_events()?;
             }
             Exit::MmioRead { gpa, size } => {
                 let value = self.board.mmio_read(gpa, size, now);
@@ -93,7 +118,7 @@ impl VirtualMachine {
             }
             Exit::MmioWrite { gpa, size, value } => {
                 self.memory_mapped_write(gpa, size, value);
-                self.finish_instruction()?;
+                self.finish_after_events()?;
             }
             Exit::MsrRead { index } => {
                 self.follow_tsc_offset();
@@ -107,36 +132,46 @@ impl VirtualMachine {
                 if self.board.msr_write(index, value, now).is_none() {
                     self.vcpu.refuse_msr()?;
                 }
-                self.finish_instruction()?;
+                self.finish_after_events()?;
             }
-            Exit::TaskPriority => self.board.set_cr8(self.vcpu.cr8()),
             Exit::Shutdown => self.reset()?,
-            Exit::Reached | Exit::Kicked | Exit::Halted | Exit::InterruptWindow | Exit::Debug => {}
+            Exit::Reached
+            | Exit::Kicked
+            | Exit::Halted
+            | Exit::InterruptWindow
+            | Exit::TaskPriority
+            | Exit::Debug => {}
+        }
+        Ok(())
+    }
+
+    /// When something leaves the board, it stands at an instruction boundary first: outputs and
+    /// saved states are taken only there.
+    fn finish_after_events(&mut self) -> Result<(), BuildError> {
+        if self.board.has_events() {
+            self.finish_instruction()?;
         }
         Ok(())
     }
 
     /// Lets the instruction that made a device access retire, so that the machine stands at an
-    /// instruction boundary again: outputs and saved states are taken only there.
+    /// instruction boundary again.
     fn finish_instruction(&mut self) -> Result<(), BuildError> {
-        if self.board.has_events() {
-            let boundary = self.vcpu.logical_time() + 1;
-            loop {
-                let exit = self.vcpu.run(boundary)?;
-                let inside = matches!(
-                    exit,
-                    Exit::PioRead { .. }
-                        | Exit::PioWrite { .. }
-                        | Exit::MmioRead { .. }
-                        | Exit::MmioWrite { .. }
-                );
-                if !inside {
-                    break;
-                }
-                self.handle_inside(exit)?;
+        let boundary = self.vcpu.logical_time() + 1;
+        loop {
+            let exit = self.run_vcpu(boundary)?;
+            let inside = matches!(
+                exit,
+                Exit::PioRead { .. }
+                    | Exit::PioWrite { .. }
+                    | Exit::MmioRead { .. }
+                    | Exit::MmioWrite { .. }
+            );
+            if !inside {
+                return Ok(());
             }
+            self.handle_inside(exit)?;
         }
-        Ok(())
     }
 
     /// A further access of an instruction that is being finished.

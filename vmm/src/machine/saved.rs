@@ -4,9 +4,10 @@ use devices::board::Board;
 use devices::clock::VirtualTime;
 use devices::saved::Section as BoardSection;
 use ft::event::{Input, Output, SyncPoint};
-use ft::machine::{FieldDifference, Machine, MachineError, Page, Section, Stop};
+use ft::machine::{FieldDifference, Machine, MachineError, Page, Section, Stop, TimeUnit};
 use ft::time::{LogicalTime, PageNumber};
 use hypervisor::CpuState;
+use hypervisor::capabilities::LogicalClock;
 use serde::{Deserialize, Serialize};
 
 use super::virtio::under_way;
@@ -132,6 +133,13 @@ impl Machine for VirtualMachine {
 
     fn now(&self) -> LogicalTime {
         LogicalTime(self.vcpu.logical_time())
+    }
+
+    fn time_unit(&self) -> TimeUnit {
+        match self.vcpu.logical_clock() {
+            LogicalClock::Instructions | LogicalClock::Branches => TimeUnit::Instructions,
+            LogicalClock::Exits => TimeUnit::Nanoseconds,
+        }
     }
 
     fn virtual_ns(&self) -> u64 {
@@ -266,6 +274,7 @@ impl Machine for VirtualMachine {
     }
 
     fn take_dirty_pages(&mut self) -> Vec<PageNumber> {
+        self.vcpu.collect_written();
         let mut pages = Self::pages(self.memory.take_dirty());
         let first = self.first_disk_page();
         let written = self.disks.take_written().into_iter();
@@ -274,6 +283,7 @@ impl Machine for VirtualMachine {
     }
 
     fn touched_pages(&self) -> Vec<PageNumber> {
+        self.vcpu.collect_written();
         let mut pages = Self::pages(self.memory.touched());
         let first = self.first_disk_page();
         pages.extend((self.memory.page_count()..first).map(PageNumber));
@@ -290,6 +300,7 @@ impl Machine for VirtualMachine {
 impl VirtualMachine {
     /// Fills memory with zeroes.
     pub(super) fn clear_memory(&mut self) {
+        self.vcpu.collect_written();
         for page in self.memory.touched() {
             self.set_page(PageNumber(page), &ft::machine::ZERO_PAGE);
         }

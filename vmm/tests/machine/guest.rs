@@ -116,6 +116,7 @@ fn boot(folder: &Path) -> Snapshot {
         serial: true,
         start_seconds: 1_700_000_000,
         boot_pages: 0,
+        tsc_khz: 1_000_000,
         virtio: Vec::new(),
     };
     let mut machine =

@@ -31,12 +31,12 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::VirtualTime;
+use crate::clock::{TscRate, VirtualTime};
 use crate::device::Device;
 use crate::interrupt::{DeliveryMode, Destination, InterruptMessage, TriggerMode};
 
 use registers::{LVT_LEVEL, LVT_MASKED, LVT_REMOTE_IRR, Lvt, SVR_ENABLED};
-pub use state::LapicStateV1;
+pub use state::LapicStateV2;
 pub use timer::TIMER_TICK_NS;
 use timer::{Timer, TimerMode};
 use vectors::{VectorSet, clear, contains, highest, set};
@@ -134,6 +134,8 @@ pub struct LapicConfig {
     pub boot_processor: bool,
     /// Guest-physical address width, which bounds the base register. 36..=52.
     pub phys_address_bits: u8,
+    /// Frequency of the processor's time-stamp counter in kHz; not zero.
+    pub tsc_khz: u32,
 }
 
 /// The local APIC.
@@ -334,10 +336,10 @@ impl Lapic {
         }
     }
 
-    /// Tells the timer that guest TSC = virtual time + `offset`, modulo 2^64.
+    /// Tells the timer that guest TSC = ticks of virtual time + `offset`, modulo 2^64.
     pub fn set_tsc_offset(&mut self, offset: u64, now: VirtualTime) {
         self.advance(now);
-        self.timer.set_tsc_offset(offset, now);
+        self.timer.set_tsc_offset(offset, self.tsc_rate(), now);
         self.advance(now);
     }
 
@@ -351,8 +353,14 @@ impl Lapic {
     /// Writes IA32_TSC_DEADLINE, which has no effect in the other timer modes.
     pub fn write_tsc_deadline(&mut self, value: u64, now: VirtualTime) {
         self.advance(now);
-        self.timer.write_tsc_deadline(self.timer_mode(), value, now);
+        if self.timer_mode() == TimerMode::TscDeadline {
+            self.timer.write_tsc_deadline(value, self.tsc_rate(), now);
+        }
         self.advance(now);
+    }
+
+    const fn tsc_rate(&self) -> TscRate {
+        TscRate::new(self.config.tsc_khz)
     }
 
     const fn is_x2apic(&self) -> bool {

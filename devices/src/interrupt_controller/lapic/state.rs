@@ -12,7 +12,7 @@ use super::vectors::VectorSet;
 use super::{BASE_ENABLED, BASE_X2APIC, KIND, Lapic, LapicConfig};
 
 impl Device for Lapic {
-    type Saved = LapicStateV1;
+    type Saved = LapicStateV2;
 
     fn reset(&mut self, _now: VirtualTime) {
         *self = Self::new(self.config);
@@ -32,7 +32,7 @@ impl Device for Lapic {
         self.timer.expiry(self.timer_mode())
     }
 
-    fn save(&self) -> LapicStateV1 {
+    fn save(&self) -> LapicStateV2 {
         let Self {
             config,
             base,
@@ -51,7 +51,7 @@ impl Device for Lapic {
             lint0,
             timer,
         } = self;
-        LapicStateV1 {
+        LapicStateV2 {
             config: *config,
             base: *base,
             xapic_id: *xapic_id,
@@ -71,7 +71,7 @@ impl Device for Lapic {
         }
     }
 
-    fn restore(saved: LapicStateV1) -> Result<Self, RestoreError> {
+    fn restore(saved: LapicStateV2) -> Result<Self, RestoreError> {
         let bits = saved.config.phys_address_bits;
         check(
             (36..=52).contains(&bits),
@@ -79,6 +79,8 @@ impl Device for Lapic {
             "config.phys_address_bits",
             bits,
         )?;
+        let khz = saved.config.tsc_khz;
+        check(khz != 0, KIND, "config.tsc_khz", khz)?;
         check(saved.base >> bits == 0, KIND, "base", saved.base)?;
         let mode = saved.base & (BASE_ENABLED | BASE_X2APIC);
         check(mode != BASE_X2APIC, KIND, "base", saved.base)?;
@@ -122,7 +124,7 @@ impl Device for Lapic {
 
 /// Saved state of the local APIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LapicStateV1 {
+pub struct LapicStateV2 {
     pub(super) config: LapicConfig,
     pub(super) base: u64,
     pub(super) xapic_id: u8,
@@ -141,7 +143,7 @@ pub struct LapicStateV1 {
     pub(super) timer: Timer,
 }
 
-impl SavedState for LapicStateV1 {
+impl SavedState for LapicStateV2 {
     const KIND: &'static str = KIND;
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }

@@ -16,6 +16,7 @@ fn config() -> LapicConfig {
         id: 0,
         boot_processor: true,
         phys_address_bits: 46,
+        tsc_khz: 1_000_000,
     }
 }
 

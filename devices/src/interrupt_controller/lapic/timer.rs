@@ -1,8 +1,8 @@
 //! The local APIC timer: one-shot, periodic and TSC-deadline.
 //!
 //! The input clock is a 25 MHz crystal, 40 ns a tick, divided by the divide configuration register.
-//! The time-stamp counter is virtual time in nanoseconds (1 GHz) plus an offset that the guest
-//! chooses by writing its TSC.
+//! The time-stamp counter follows virtual time at a frequency of the machine's, plus an offset that
+//! the guest chooses by writing it. Nobody but this timer asks for its value here.
 //!
 //! State is a base time and the count at that time; the current count is computed. The base of a
 //! periodic timer moves to the last expiry, however many passed in one step.
@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::VirtualTime;
+use crate::clock::{TscRate, VirtualTime};
 use crate::saved::{RestoreError, check};
 
 /// Nanoseconds per tick of the undivided timer clock, 25 MHz.
@@ -47,7 +47,7 @@ pub(super) struct Timer {
     tsc_deadline: u64,
     /// When `tsc_deadline` is reached; `None` if it is disarmed or beyond representable time.
     deadline_at: Option<VirtualTime>,
-    /// Guest TSC minus virtual time, modulo 2^64.
+    /// Guest TSC minus the ticks of virtual time, modulo 2^64.
     tsc_offset: u64,
 }
 
@@ -103,16 +103,14 @@ impl Timer {
         self.start(left, now);
     }
 
-    pub(super) fn write_tsc_deadline(&mut self, mode: TimerMode, value: u64, now: VirtualTime) {
-        if mode == TimerMode::TscDeadline {
-            self.tsc_deadline = value;
-            self.locate_deadline(now);
-        }
+    pub(super) fn write_tsc_deadline(&mut self, value: u64, rate: TscRate, now: VirtualTime) {
+        self.tsc_deadline = value;
+        self.locate_deadline(rate, now);
     }
 
-    pub(super) fn set_tsc_offset(&mut self, offset: u64, now: VirtualTime) {
+    pub(super) fn set_tsc_offset(&mut self, offset: u64, rate: TscRate, now: VirtualTime) {
         self.tsc_offset = offset;
-        self.locate_deadline(now);
+        self.locate_deadline(rate, now);
     }
 
     /// Switching to or from TSC-deadline mode disarms; one-shot and periodic share the count.
@@ -172,12 +170,17 @@ impl Timer {
         self.base = if count == 0 { VirtualTime::ZERO } else { now };
     }
 
-    fn locate_deadline(&mut self, now: VirtualTime) {
+    fn locate_deadline(&mut self, rate: TscRate, now: VirtualTime) {
         self.deadline_at = if self.tsc_deadline == 0 {
             None
         } else {
-            let tsc = now.0.wrapping_add(self.tsc_offset);
-            now.checked_add(self.tsc_deadline.saturating_sub(tsc))
+            let tick = rate.tick(now);
+            // The register holds the low 64 bits.
+            let tsc = (tick as u64).wrapping_add(self.tsc_offset);
+            match self.tsc_deadline.saturating_sub(tsc) {
+                0 => Some(now),
+                left => rate.time_of(tick + u128::from(left)),
+            }
         };
     }
 

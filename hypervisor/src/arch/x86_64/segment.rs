@@ -31,6 +31,8 @@ pub mod access {
     pub const DPL_SHIFT: u32 = 5;
     /// Present.
     pub const PRESENT: u32 = 1 << 7;
+    /// For software to use; no processor looks at it.
+    pub const AVAILABLE: u32 = 1 << 12;
     /// 64-bit code.
     pub const LONG: u32 = 1 << 13;
     /// 32-bit default size.

@@ -178,7 +178,7 @@ impl Findings {
                 Err(error) => error.to_string(),
             },
             logical_clock: LogicalClock::Exits,
-            capabilities: capabilities.collect(),
+            capabilities: own_capabilities().into_iter().chain(capabilities).collect(),
             modes: vec![self.replay(), self.checkpoint(usable.is_ok())],
         }
     }
@@ -207,6 +207,21 @@ impl Findings {
             reason,
         }
     }
+}
+
+/// What the backend is, wherever it runs.
+fn own_capabilities() -> [Capability; 3] {
+    let capability = |name, available, detail: &str| Capability {
+        name,
+        available,
+        detail: detail.into(),
+        figure: None,
+    };
+    [
+        capability("logical clock", true, "host time spent in the guest"),
+        capability("stop at a logical time", false, "at an exit near it"),
+        capability("more than one vCPU", false, "one vCPU per machine"),
+    ]
 }
 
 #[cfg(test)]

@@ -29,7 +29,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::Kvm;
+
+use super::host::Offer;
 
 pub use findings::{Finding, Findings, Probe};
 
@@ -133,17 +135,6 @@ const PROBES: [(Probe, Ask); 17] = [
     (Probe::MsrFilter, msr::filter),
 ];
 
-/// Extensions that the backend is built on, with KVM's names.
-const EXTENSIONS: [(&str, Cap); 7] = [
-    ("USER_MEMORY", Cap::UserMemory),
-    ("IMMEDIATE_EXIT", Cap::ImmediateExit),
-    ("EXT_CPUID", Cap::ExtCpuid),
-    ("VCPU_EVENTS", Cap::VcpuEvents),
-    ("DEBUGREGS", Cap::Debugregs),
-    ("XSAVE", Cap::Xsave),
-    ("XCRS", Cap::Xcrs),
-];
-
 /// Asks this host's KVM. Takes less than two seconds, whatever it does.
 ///
 /// # Errors
@@ -218,19 +209,21 @@ pub fn stock_kernel() -> Result<(), Unusable> {
     probe(Depth::StockKernel)?.stock_kernel()
 }
 
+/// Whether KVM has what the backend asks of it, and its processor what our guests' model has.
 fn interface(host: &Host) -> Result<Answer, ProbeError> {
-    let version = host.kvm.get_api_version();
-    let lacks = EXTENSIONS
-        .iter()
-        .filter(|(_, extension)| !host.kvm.check_extension(*extension));
-    let lacks: Vec<&str> = lacks.map(|(name, _)| *name).collect();
+    let (works, detail) = match Offer::of(&host.kvm) {
+        Ok(offer) => {
+            let scaled = if offer.scales { ", scaled" } else { "" };
+            (
+                true,
+                format!("all there; the counter has {} kHz{scaled}", offer.host_khz),
+            )
+        }
+        Err(error) => (false, error.to_string()),
+    };
     Ok(Answer {
-        works: version == 12 && lacks.is_empty(),
-        detail: if lacks.is_empty() {
-            format!("version {version}")
-        } else {
-            format!("version {version}, without {}", lacks.join(", "))
-        },
+        works,
+        detail,
         figure: None,
     })
 }

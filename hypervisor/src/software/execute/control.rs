@@ -5,8 +5,8 @@ use super::operand::{M, Operand, Target};
 use crate::arch::x86_64::control::{cr0, cr4, efer, rflags};
 use crate::arch::x86_64::paging::PHYSICAL_BITS;
 use crate::arch::x86_64::segment::{CS, FS, GS, access};
+use crate::cpu_model;
 use crate::software::cpu::{Cpu, Mode};
-use crate::software::cpuid;
 use crate::software::op::{Op, Outcome, Stop, reg};
 use crate::software::width::Width;
 use crate::state::DescriptorTable;
@@ -97,7 +97,7 @@ fn write_cr0(cpu: &mut Cpu, value: u64) -> Outcome {
 
 fn write_cr4(cpu: &mut Cpu, value: u64) -> Outcome {
     let drops_pae = value & cr4::PAE == 0 && cpu.long_mode();
-    if value & !cpuid::CR4_OFFERED != 0 || drops_pae {
+    if value & !cpu_model::CR4_OFFERED != 0 || drops_pae {
         return Err(cpu.general_protection(0));
     }
     cpu.cr4 = value;

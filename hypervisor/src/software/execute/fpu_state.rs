@@ -10,8 +10,8 @@
 //! what it writes is a function of the registers alone.
 
 use crate::arch::x86_64::control::{cr0, cr4, xcr0};
+use crate::cpu_model::XSAVE_SIZE;
 use crate::software::cpu::{Cpu, Mode};
-use crate::software::cpuid::XSAVE_SIZE;
 use crate::software::op::{Op, Outcome, Stop, reg};
 use crate::software::simd::Mxcsr;
 use crate::software::x87::{FXSAVE_SIZE, FxsaveFormat, FxsaveImage, X87State};

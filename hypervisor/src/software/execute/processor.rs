@@ -4,14 +4,14 @@
 use crate::arch::x86_64::control::{cr4, efer, xcr0};
 use crate::arch::x86_64::msr;
 use crate::arch::x86_64::segment::{FS, GS};
+use crate::cpu_model;
 use crate::software::cpu::Cpu;
-use crate::software::cpuid;
 use crate::software::op::{Op, Outcome, Stop, reg};
 
 /// CPUID.
 pub extern "C" fn cpuid(cpu: &mut Cpu, _: &Op) -> Outcome {
     let (leaf, subleaf) = (cpu.regs[reg::RAX] as u32, cpu.regs[reg::RCX] as u32);
-    let answer = cpuid::leaf(leaf, subleaf, cpu.cr4 & cr4::OSXSAVE != 0);
+    let answer = cpu_model::leaf(leaf, subleaf, cpu.tsc_khz, cpu.cr4 & cr4::OSXSAVE != 0);
     for (register, value) in [reg::RAX, reg::RBX, reg::RCX, reg::RDX]
         .into_iter()
         .zip(answer)
@@ -80,7 +80,7 @@ pub extern "C" fn write_extended_control(cpu: &mut Cpu, _: &Op) -> Outcome {
 pub extern "C" fn read_msr(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let index = cpu.regs[reg::RCX] as u32;
-    let value = if is_outer(index) {
+    let value = if cpu_model::belongs_to_controller(index) {
         cpu.outer_msr_read(index)?
     } else {
         inner_read(cpu, index)?
@@ -94,28 +94,16 @@ pub extern "C" fn write_msr(cpu: &mut Cpu, _: &Op) -> Outcome {
     cpu.require_ring_0()?;
     let index = cpu.regs[reg::RCX] as u32;
     let value = pair(cpu);
-    if is_outer(index) {
+    if cpu_model::belongs_to_controller(index) {
         return cpu.outer_msr_write(index, value);
     }
     inner_write(cpu, index, value)
-}
-
-/// Registers of the interrupt controller, which is a device.
-fn is_outer(index: u32) -> bool {
-    index == msr::APIC_BASE
-        || index == msr::TSC_DEADLINE
-        || (msr::X2APIC_FIRST..=msr::X2APIC_LAST).contains(&index)
-}
-
-fn mtrr_fixed(index: u32) -> Option<usize> {
-    msr::MTRR_FIXED.iter().position(|&number| number == index)
 }
 
 fn inner_read(cpu: &mut Cpu, index: u32) -> Result<u64, Stop> {
     let msrs = &cpu.msrs;
     Ok(match index {
         msr::TSC => cpu.time_stamp(),
-        msr::TSC_ADJUST => msrs.tsc_adjust,
         msr::EFER => msrs.efer,
         msr::STAR => msrs.star,
         msr::LSTAR => msrs.lstar,
@@ -129,17 +117,8 @@ fn inner_read(cpu: &mut Cpu, index: u32) -> Result<u64, Stop> {
         msr::SYSENTER_ESP => msrs.sysenter_esp,
         msr::SYSENTER_EIP => msrs.sysenter_eip,
         msr::PAT => msrs.pat,
-        msr::MISC_ENABLE => msrs.misc_enable,
-        msr::MTRR_CAP => 0x508,
-        msr::MTRR_DEF_TYPE => msrs.mtrr_def_type,
-        msr::MTRR_VARIABLE_FIRST..=msr::MTRR_VARIABLE_LAST => {
-            msrs.mtrr_variable[(index - msr::MTRR_VARIABLE_FIRST) as usize]
-        }
-        msr::FEATURE_CONTROL => 1,
-        msr::MCG_STATUS => msrs.mcg_status,
-        msr::PLATFORM_ID | msr::BIOS_SIGN_ID | msr::MCG_CAP | msr::DEBUGCTL => 0,
-        _ => match mtrr_fixed(index) {
-            Some(slot) => msrs.mtrr_fixed[slot],
+        _ => match cpu_model::read_register(msrs, index) {
+            Some(value) => value,
             None => return Err(cpu.general_protection(0)),
         },
     })
@@ -160,7 +139,6 @@ fn inner_write(cpu: &mut Cpu, index: u32, value: u64) -> Outcome {
             let change = value.wrapping_sub(cpu.time_stamp());
             cpu.msrs.tsc_adjust = cpu.msrs.tsc_adjust.wrapping_add(change);
         }
-        msr::TSC_ADJUST => cpu.msrs.tsc_adjust = value,
         msr::EFER => return write_efer(cpu, value),
         msr::STAR => cpu.msrs.star = value,
         msr::LSTAR => cpu.msrs.lstar = canonical(cpu, value)?,
@@ -180,19 +158,8 @@ fn inner_write(cpu: &mut Cpu, index: u32, value: u64) -> Outcome {
         msr::SYSENTER_ESP => cpu.msrs.sysenter_esp = canonical(cpu, value)?,
         msr::SYSENTER_EIP => cpu.msrs.sysenter_eip = canonical(cpu, value)?,
         msr::PAT if is_pat(value) => cpu.msrs.pat = value,
-        msr::MISC_ENABLE => cpu.msrs.misc_enable = value,
-        msr::MTRR_DEF_TYPE => cpu.msrs.mtrr_def_type = value & 0xcff,
-        msr::MTRR_VARIABLE_FIRST..=msr::MTRR_VARIABLE_LAST => {
-            cpu.msrs.mtrr_variable[(index - msr::MTRR_VARIABLE_FIRST) as usize] = value;
-        }
-        msr::MCG_STATUS => cpu.msrs.mcg_status = value & 7,
-        // Writing the revision is how software asks for it; debug control has no features here.
-        msr::BIOS_SIGN_ID => {}
-        msr::DEBUGCTL if value == 0 => {}
-        _ => match mtrr_fixed(index) {
-            Some(slot) => cpu.msrs.mtrr_fixed[slot] = value,
-            None => return Err(cpu.general_protection(0)),
-        },
+        _ if cpu_model::write_register(&mut cpu.msrs, index, value).is_some() => {}
+        _ => return Err(cpu.general_protection(0)),
     }
     Ok(())
 }

@@ -28,6 +28,7 @@ fn config(disk: DiskMode) -> MachineConfig {
         serial: false,
         start_seconds: 0,
         boot_pages: 0,
+        tsc_khz: 1_000_000,
         virtio: vec![entropy, disk],
     }
 }

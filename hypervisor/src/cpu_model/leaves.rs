@@ -1,10 +1,4 @@
-//! The common processor model: what CPUID answers, on every host and every backend.
-//!
-//! It calls itself an in-order Intel processor (family 6, model 28), which is what an
-//! interpreter is: it never executes speculatively, so a guest needs none of the mitigations for
-//! processors that do. Leaf 15H gives the frequency of the time-stamp counter, so a guest need
-//! not measure it. RDRAND and RDSEED are not offered: they could not be replayed.
-//! Spec: Intel SDM vol. 2A, CPUID.
+//! What CPUID answers, leaf by leaf. Spec: Intel SDM vol. 2A, CPUID.
 
 use crate::arch::x86_64::control::cr4;
 use crate::arch::x86_64::cpuid::{LEAF1_EDX, leaf1_ecx, leaf7_ebx};
@@ -12,10 +6,8 @@ use crate::arch::x86_64::paging::PHYSICAL_BITS;
 
 /// Family 6, model 28, stepping 10.
 pub const SIGNATURE: u32 = 0x0001_06ca;
-/// Frequency of the time-stamp counter in Hz: one tick is one virtual nanosecond.
-pub const TSC_HZ: u64 = 1_000_000_000;
-/// Frequency of the core crystal, which also drives the local APIC timer, in Hz.
-pub const CRYSTAL_HZ: u32 = 25_000_000;
+/// Frequency of the core crystal, which also drives the local APIC timer, in kHz.
+pub const CRYSTAL_KHZ: u32 = 25_000;
 /// Bits of CR4 that this model has.
 pub const CR4_OFFERED: u64 = cr4::TSD
     | cr4::DE
@@ -56,13 +48,14 @@ const LEAF_8000_0001_ECX: u32 = 1 | 1 << 5;
 const LEAF_8000_0001_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
 const BRAND: &[u8; 48] = b"Cloud Hypervisor FT deterministic processor\0\0\0\0\0";
 const LAST_BASIC: u32 = 0x16;
-const LAST_EXTENDED: u32 = 0x8000_0008;
+pub(super) const LAST_EXTENDED: u32 = 0x8000_0008;
 
 /// Bytes of an XSAVE area with x87 and SSE state.
 pub const XSAVE_SIZE: u32 = 576;
 
-/// EAX, EBX, ECX, EDX of `leaf` and `subleaf`, given CR4.OSXSAVE.
-pub fn leaf(leaf: u32, subleaf: u32, osxsave: bool) -> [u32; 4] {
+/// EAX, EBX, ECX, EDX of `leaf` and `subleaf` on a processor whose time-stamp counter runs at
+/// `tsc_khz`, given CR4.OSXSAVE.
+pub fn leaf(leaf: u32, subleaf: u32, tsc_khz: u32, osxsave: bool) -> [u32; 4] {
     let leaf = match leaf {
         // Beyond the last leaf the answer is that of the last basic one.
         0x17..=0x3fff_ffff | 0x4000_0001..=0x7fff_ffff | 0x8000_0009.. => LAST_BASIC,
@@ -84,13 +77,8 @@ pub fn leaf(leaf: u32, subleaf: u32, osxsave: bool) -> [u32; 4] {
         7 if subleaf == 0 => [0, LEAF7_EBX, 0, 0],
         0xb => topology(subleaf),
         0xd => xsave(subleaf),
-        0x15 => [1, (TSC_HZ / u64::from(CRYSTAL_HZ)) as u32, CRYSTAL_HZ, 0],
-        0x16 => [
-            (TSC_HZ / 1_000_000) as u32,
-            (TSC_HZ / 1_000_000) as u32,
-            25,
-            0,
-        ],
+        0x15 => counter_ratio(tsc_khz),
+        0x16 => [tsc_khz / 1000, tsc_khz / 1000, CRYSTAL_KHZ / 1000, 0],
         0x4000_0000 => vendor(0x4000_0000, b"CloudHypFT\0\0"),
         0x8000_0000 => [LAST_EXTENDED, 0, 0, 0],
         0x8000_0001 => [0, 0, LEAF_8000_0001_ECX, LEAF_8000_0001_EDX],
@@ -102,6 +90,24 @@ pub fn leaf(leaf: u32, subleaf: u32, osxsave: bool) -> [u32; 4] {
         0x8000_0008 => [PHYSICAL_BITS | 48 << 8, 0, 0, 0],
         _ => [0; 4],
     }
+}
+
+/// The counter's frequency as a fraction of the crystal's. Software multiplies crystal and
+/// numerator in 32 bits (Linux: in kHz), so of the fractions that this allows it is the nearest.
+fn counter_ratio(tsc_khz: u32) -> [u32; 4] {
+    let crystal = u64::from(CRYSTAL_KHZ);
+    let scaled = |denominator: u64| u64::from(tsc_khz) * denominator;
+    let nearest = |denominator: u64| (scaled(denominator) + crystal / 2) / crystal;
+    // The error of the product, for comparison: cross-multiplied, so that all of it is exact.
+    let error = |denominator: u64| (nearest(denominator) * crystal).abs_diff(scaled(denominator));
+    let most = (u64::from(u32::MAX) - crystal) / u64::from(tsc_khz.max(1));
+    let mut best = 1;
+    for denominator in 2..=most.min(crystal) {
+        if error(denominator) * best < error(best) * denominator {
+            best = denominator;
+        }
+    }
+    [best as u32, nearest(best) as u32, CRYSTAL_KHZ * 1000, 0]
 }
 
 fn word(bytes: &[u8], index: usize) -> u32 {
@@ -158,10 +164,11 @@ fn xsave(subleaf: u32) -> [u32; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu_model::DEFAULT_TSC_KHZ;
 
     #[test]
     fn vendor_reads_genuine_intel() {
-        let [_, ebx, ecx, edx] = leaf(0, 0, false);
+        let [_, ebx, ecx, edx] = leaf(0, 0, DEFAULT_TSC_KHZ, false);
         let text: Vec<u8> = [ebx, edx, ecx]
             .iter()
             .flat_map(|word| word.to_le_bytes())
@@ -171,16 +178,21 @@ mod tests {
 
     #[test]
     fn crystal_times_ratio_is_the_counter_frequency() {
-        let [denominator, numerator, crystal, _] = leaf(0x15, 0, false);
-        assert_eq!(
-            u64::from(crystal) * u64::from(numerator) / u64::from(denominator),
-            TSC_HZ
-        );
+        // As Linux computes it, in 32 bits.
+        for tsc_khz in [1000, 999_999, 1_000_000, 2_399_998, 2_893_437, 4_200_001] {
+            let [denominator, numerator, crystal, _] = leaf(0x15, 0, tsc_khz, false);
+            let found = (crystal / 1000).checked_mul(numerator).unwrap() / denominator;
+            // A step of the numerator, halved, over the largest denominator that fits.
+            let most = (u32::MAX / tsc_khz).max(1);
+            let step = CRYSTAL_KHZ / (2 * most) + 1;
+            assert!(found.abs_diff(tsc_khz) <= step, "{tsc_khz}: {found}");
+        }
+        assert_eq!(leaf(0x15, 0, 1_000_000, false), [1, 40, 25_000_000, 0]);
     }
 
     #[test]
     fn no_leaf_offers_what_cannot_be_replayed() {
-        assert_eq!(leaf(1, 0, true)[2] & 1 << 30, 0, "RDRAND");
-        assert_eq!(leaf(7, 0, true)[1] & 1 << 18, 0, "RDSEED");
+        assert_eq!(leaf(1, 0, DEFAULT_TSC_KHZ, true)[2] & 1 << 30, 0, "RDRAND");
+        assert_eq!(leaf(7, 0, DEFAULT_TSC_KHZ, true)[1] & 1 << 18, 0, "RDSEED");
     }
 }
