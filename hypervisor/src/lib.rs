@@ -19,7 +19,7 @@ pub mod state;
 pub mod vcpu;
 pub mod vm;
 
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, HostCapabilities};
 pub use exit::Exit;
 pub use hypervisor_trait::{Hypervisor, HypervisorError, VmSpec};
 pub use memory::{GuestAddress, GuestMemory, HIGH_START, LOW_LIMIT, MemoryError};

@@ -9,8 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use api_client::types::VmConfig;
 use ft::status::End;
-use hypervisor::Hypervisor;
-use hypervisor::software::SoftwareHypervisor;
+use hypervisor::HostCapabilities;
 use vmm::api::{ApiServer, ApiSocket};
 use vmm::cli::{CommandLine, Mode, VERSION, report_failure};
 use vmm::config::{Endpoint, inherited};
@@ -57,7 +56,7 @@ fn run(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Mode::Capabilities { json } => {
-            let capabilities = SoftwareHypervisor.capabilities();
+            let capabilities = HostCapabilities::probe();
             if *json {
                 println!("{}", serde_json::to_string_pretty(&capabilities)?);
             } else {
