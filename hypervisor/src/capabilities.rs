@@ -113,8 +113,9 @@ impl Capabilities {
                 },
                 ModeAnswer {
                     mode: "checkpoint",
-                    available: false,
-                    reason: "not built yet".into(),
+                    available: true,
+                    reason: "pages written and the whole state can be copied at any instruction"
+                        .into(),
                 },
             ],
         }

@@ -7,7 +7,9 @@
 pub mod backend;
 pub mod capture;
 pub mod command;
+pub mod faults;
 pub mod measure;
+pub mod migration;
 pub mod network;
 pub mod process;
 pub mod proxy;

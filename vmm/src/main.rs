@@ -79,7 +79,7 @@ fn run(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
                 ExitCode::FAILURE
             })
         }
-        Mode::Serve | Mode::Boot { .. } => serve(start, line),
+        Mode::Serve | Mode::Boot { .. } | Mode::Restore(_) => serve(start, line),
     }
 }
 
@@ -132,6 +132,11 @@ fn serve(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
             let waited = booted.map(|()| wait(&control, &noticed, line.no_shutdown));
             waited.map_err(Failure::from)
         }
+        Mode::Restore(config) => {
+            let restored = control.restore(&config).map_err(BootError::from);
+            let waited = restored.map(|()| wait(&control, &noticed, line.no_shutdown));
+            waited.map_err(Failure::from)
+        }
         _ => Ok(wait(&control, &noticed, true)),
     };
     control.quit();
@@ -154,7 +159,7 @@ fn boot(control: &Control, config: VmConfig, record: Option<&Path>) -> Result<()
 fn wait(control: &Control, noticed: &mpsc::Receiver<Notice>, stays: bool) -> ExitCode {
     loop {
         match noticed.recv() {
-            Ok(Notice::Quit) | Err(_) => return ExitCode::SUCCESS,
+            Ok(Notice::Quit | Notice::Migrated) | Err(_) => return ExitCode::SUCCESS,
             Ok(Notice::Ended {
                 end: End::PoweredOff,
                 ..

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use api_client::types::{FtFailoverConfig, FtMode, FtRelease, FtStartConfig};
+use ft::mode::Mode;
 use ft::output::ReleasePolicy;
 use ft::parameters::Parameters;
 
@@ -15,12 +16,13 @@ const START: &str = "The VM could not be protected";
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn parameters(request: &FtStartConfig) -> Result<Parameters, ControlError> {
-    if request.mode == FtMode::Checkpoint {
-        let reason = "mode: checkpoint is not supported yet; use auto or replay".to_owned();
-        return Err(ControlError::request(START, reason));
-    }
     let defaults = Parameters::default();
     let parameters = Parameters {
+        mode: match request.mode {
+            FtMode::Auto => Mode::Auto,
+            FtMode::Replay => Mode::Replay,
+            FtMode::Checkpoint => Mode::Checkpoint,
+        },
         release: match request.release {
             Some(FtRelease::Received) => ReleasePolicy::Received,
             Some(FtRelease::Replayed) => ReleasePolicy::Replayed,
@@ -84,6 +86,10 @@ impl Control {
         let mut state = self.lock();
         let config = serde_json::to_vec(&state.config)
             .map_err(|error| ControlError::failed(START, &error))?;
+        if state.departing.is_some() {
+            let reason = vec!["VM is migrating".to_owned()];
+            return Err(ControlError::new(409, START, reason));
+        }
         match &mut state.running {
             Some(running) if running.recorded => {
                 let reason = vec!["VM is recorded (--record): it cannot be protected".to_owned()];

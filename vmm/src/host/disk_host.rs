@@ -258,6 +258,44 @@ impl DiskHost {
     }
 }
 
+/// Disks between two hosts.
+impl DiskHost {
+    /// Closes what is shared and gives back the locks of the machine's own, when all that was begun
+    /// is done and durable: another host is about to open the image. To be called when the disk is
+    /// not served.
+    ///
+    /// # Errors
+    /// When the host fails; the image is then as it was.
+    pub fn release(&mut self) -> std::io::Result<()> {
+        self.quiet.wait();
+        match (&self.image, self.mode) {
+            (Some(image), DiskMode::Replicated) => {
+                image.flush()?;
+                image.unlock()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes back what [`DiskHost::release`] has given away.
+    ///
+    /// # Errors
+    /// When another host has opened the image.
+    pub fn retake(&mut self) -> Result<(), DiskHostError> {
+        match (&self.image, self.mode) {
+            (Some(image), DiskMode::Replicated) => image.lock_again().map_err(|source| {
+                let path = self.target.path.clone();
+                DiskError::Lock { path, source }.into()
+            }),
+            (Some(_), DiskMode::Outside) => Ok(()),
+            (None, _) => {
+                self.image = Some(open(&self.target)?);
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Says what came of a request.
 fn answer(port: &Port, mode: DiskMode, id: u64, result: Result<Payload, BlockIoError>) {
     match mode {

@@ -13,6 +13,7 @@
 //! does.
 
 mod connection;
+pub mod departure;
 mod mailbox;
 mod offers;
 mod opening;
@@ -25,12 +26,13 @@ use std::sync::mpsc::{self, Receiver};
 
 use devices::board::DeviceEvent;
 use ft::event::{ControlOp, Output};
+use ft::mode::Mode;
 use ft::parameters::Parameters;
 use ft::status::{End, FtEvent, FtStatus};
 
 use crate::machine::{BuildError, MachineConfig, VirtualMachine};
 
-pub use connection::{Address, AddressError, Connection, Listening};
+pub use connection::{Address, AddressError, Connection, Listening, Stream};
 pub use mailbox::{Mailbox, Message};
 pub use offers::{Offered, Port};
 pub use permit::{LOOK_AGAIN, Permit};
@@ -56,6 +58,17 @@ pub trait HostSide: Send {
     /// Another side may have taken the machine over without asking: nothing that was kept back may
     /// leave here any more.
     fn discard(&mut self);
+    /// After [`HostSide::leave`]: lets another host open the images of all disks, when nothing of
+    /// them is in flight and all is durable.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    fn release_disks(&mut self) -> Result<(), String>;
+    /// Takes back what [`HostSide::release_disks`] has let go.
+    ///
+    /// # Errors
+    /// When another host has an image.
+    fn retake_disks(&mut self) -> Result<(), String>;
     /// What the devices have done while the machine was live here, by their names.
     fn counters(&self) -> BTreeMap<String, Counters>;
     /// What the host has chosen for devices while they are open, by their names: the path of a
@@ -103,13 +116,15 @@ pub enum VmEvent {
 /// A machine and the host side of its devices.
 pub type Built = (Box<VirtualMachine>, Box<dyn HostSide>);
 
-/// Makes the machine of a backup, from what the primary handed on.
-pub type Builder = Box<dyn FnMut(MachineConfig, &[u8]) -> Result<Built, BuildError> + Send>;
+/// Makes the machine of a backup, from what the primary handed on, for the mode of the pair.
+pub type Builder = Box<dyn FnMut(MachineConfig, &[u8], Mode) -> Result<Built, BuildError> + Send>;
 
 /// What the thread is to start as.
 pub enum Start {
     /// Executes this machine; with a log of it if there is a sink.
     Live(Built, Option<ft::primary::LogSink>),
+    /// Goes on with a machine that another host had, or that was saved; paused if it says so.
+    Arrived(Built, bool),
     /// Waits for a primary on a connection that will be handed in.
     Backup(Builder),
 }
@@ -145,6 +160,8 @@ pub enum Command {
     FailOver(Reply<()>),
     /// Give the disk with this index another size, in bytes.
     ResizeDisk(usize, u64, Reply<()>),
+    /// A step of copying the machine elsewhere.
+    Copy(departure::CopyStep),
     /// How things stand.
     Status(Reply<Box<VmStatus>>),
     /// End the thread; the machine is lost.
