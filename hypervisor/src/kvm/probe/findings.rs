@@ -194,17 +194,17 @@ impl Findings {
     }
 
     fn checkpoint(&self, usable: bool) -> ModeAnswer {
-        let reason = if !usable {
-            "this KVM does not run a stock kernel".into()
-        } else if let Some(missing) = self.missing(&[Probe::DirtyLog]) {
-            missing
+        let missing = if usable {
+            self.missing(&[Probe::DirtyLog])
         } else {
-            "not built yet".into()
+            Some("this KVM does not run a stock kernel".into())
         };
         ModeAnswer {
             mode: "checkpoint",
-            available: false,
-            reason,
+            available: missing.is_none(),
+            reason: missing.unwrap_or_else(|| {
+                "a delta of the pages in the dirty log and of the state closes each epoch".into()
+            }),
         }
     }
 }
