@@ -15,8 +15,10 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// What waits in `state`.
 pub(super) fn events(state: &CpuState) -> kvm_vcpu_events {
     let pending = &state.pending;
-    let mut events = kvm_vcpu_events::default();
-    events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+    let mut events = kvm_vcpu_events {
+        flags: KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
+        ..kvm_vcpu_events::default()
+    };
     if let Some(vector) = pending.interrupt {
         events.interrupt.injected = 1;
         events.interrupt.nr = vector;

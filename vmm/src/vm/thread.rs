@@ -9,7 +9,7 @@ use devices::virtio::input::VirtioInput;
 use ft::event::Input;
 use ft::fence::{Fence, FileFence, NoFence};
 use ft::inbox::Inbox;
-use ft::machine::Machine;
+use ft::machine::{Machine, TimeUnit};
 use ft::record::Pace;
 use ft::replica::Replica;
 use ft::status::{End, FtEvent, Next};
@@ -71,17 +71,17 @@ impl VmThread {
         (mailbox, receiver): (Mailbox, Receiver<Message>),
         listener: Listener,
     ) -> Self {
-        let (pace, now) = (Pace::default(), HostTime(0));
+        let now = HostTime(0);
         let mut sink = None;
         let (replica, machine, host, builder) = match start {
             Start::Live((mut machine, host), log) => {
                 sink = log;
                 machine.set_live(true);
-                let replica = Replica::primary(owner, pace, machine.as_ref(), now);
+                let replica = Replica::primary(owner, pace(&machine), machine.as_ref(), now);
                 (replica, Some(machine), Some(host), None)
             }
             Start::Backup(builder) => {
-                let replica = Replica::backup(owner, pace, now);
+                let replica = Replica::backup(owner, Pace::default(), now);
                 (replica, None, None, Some(builder))
             }
         };
@@ -572,6 +572,19 @@ impl VmThread {
                 .map(|host| host.places())
                 .unwrap_or_default(),
         }
+    }
+}
+
+/// How long a machine executes at a time. One whose time is the host's comes back at once when it is
+/// kicked, as it is for every input, and coming back for nothing costs it two switches of mode.
+fn pace(machine: &VirtualMachine) -> Pace {
+    let usual = Pace::default();
+    match machine.time_unit() {
+        TimeUnit::Instructions => usual,
+        TimeUnit::Nanoseconds => Pace {
+            slice_ns: 4 * usual.slice_ns,
+            ..usual
+        },
     }
 }
 
