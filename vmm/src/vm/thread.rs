@@ -575,8 +575,8 @@ impl VmThread {
     }
 }
 
-/// How long a machine executes at a time. One whose time is the host's comes back at once when it is
-/// kicked, as it is for every input, and coming back for nothing costs it two switches of mode.
+/// How long a machine executes at a time. One whose time is the host's comes back at once when it
+/// is kicked, as it is for every input, and coming back for nothing costs it two switches of mode.
 fn pace(machine: &VirtualMachine) -> Pace {
     let usual = Pace::default();
     match machine.time_unit() {
