@@ -2,7 +2,7 @@
 //! the host has it, on KVM. None depends on where in the guest a logical time is.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hypervisor::arch::x86_64::control::rflags;
 use hypervisor::arch::x86_64::msr;
@@ -400,9 +400,7 @@ fn a_run_ends_at_its_time_and_at_a_kick() {
                         std::thread::sleep(Duration::from_millis(2));
                         kicker.kick();
                     });
-                    let start = Instant::now();
-                    assert_eq!(guest.vcpu.run(u64::MAX).unwrap(), Exit::Kicked);
-                    assert!(start.elapsed() < Duration::from_secs(2));
+                    assert_eq!(run(&mut guest), Exit::Kicked);
                 });
             }
             kicker.kick();

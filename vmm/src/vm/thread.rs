@@ -12,7 +12,7 @@ use devices::virtio::input::VirtioInput;
 use ft::event::Input;
 use ft::fence::Fence;
 use ft::inbox::Inbox;
-use ft::machine::Machine;
+use ft::machine::{Machine, TimeUnit};
 use ft::record::Pace;
 use ft::replica::Replica;
 use ft::status::{End, FtEvent, Next};
@@ -79,7 +79,7 @@ impl VmThread {
         (mailbox, receiver): (Mailbox, Receiver<Message>),
         listener: Listener,
     ) -> Self {
-        let (pace, now) = (Pace::default(), HostTime(0));
+        let now = HostTime(0);
         let had_elsewhere = !matches!(start, Start::Live(..));
         let mut sink = None;
         let mut arrived_paused = false;
@@ -87,16 +87,16 @@ impl VmThread {
             Start::Live((mut machine, host), log) => {
                 sink = log;
                 machine.set_live(true);
-                let replica = Replica::primary(owner, pace, machine.as_ref(), now);
+                let replica = Replica::primary(owner, pace(&machine), machine.as_ref(), now);
                 (replica, Some(machine), Some(host), None)
             }
             Start::Arrived((machine, host), paused) => {
                 arrived_paused = paused;
-                let replica = Replica::primary(owner, pace, machine.as_ref(), now);
+                let replica = Replica::primary(owner, pace(&machine), machine.as_ref(), now);
                 (replica, Some(machine), Some(host), None)
             }
             Start::Backup(builder) => {
-                let replica = Replica::backup(owner, pace, now);
+                let replica = Replica::backup(owner, Pace::default(), now);
                 (replica, None, None, Some(builder))
             }
         };
@@ -594,5 +594,29 @@ impl VmThread {
                 .map(|host| host.places())
                 .unwrap_or_default(),
         }
+    }
+}
+
+/// How long a machine executes at a time. One whose time is the host's comes back at once when it
+/// is kicked, as it is for every input, and coming back for nothing costs it two switches of mode.
+fn pace(machine: &VirtualMachine) -> Pace {
+    let usual = Pace::default();
+    match machine.time_unit() {
+        TimeUnit::Instructions => usual,
+        TimeUnit::Nanoseconds => Pace {
+            slice_ns: 4 * usual.slice_ns,
+            ..usual
+        },
+    }
+}
+
+/// Opens the fence that an operator named.
+fn open_fence(text: &str) -> Result<Box<dyn Fence>, VmError> {
+    match text.split_once(':') {
+        Some(("file", path)) if !path.is_empty() => Ok(Box::new(FileFence::new(path))),
+        None if text == "none" => Ok(Box::new(NoFence)),
+        _ => Err(VmError::Refused(format!(
+            "fence {text:?} is not file:PATH or none"
+        ))),
     }
 }
