@@ -125,7 +125,7 @@ fn a_busy_guest_goes_from_process_to_process_and_its_client_loses_nothing() {
         assert!(told.contains(&format!("\"{event}\"")), "{event}: {told}");
     }
     // The events of a destination are where it was started to tell them.
-    let names = event_names_of(&scene.scratch, "vmm-1");
+    let names = event_names(&scene.vm);
     let wanted = [
         "migration-receive-ready",
         "migration-receive-started",
@@ -142,15 +142,6 @@ fn a_busy_guest_goes_from_process_to_process_and_its_client_loses_nothing() {
         &json!({"connections": 3, "downtime_ms": 50}),
     );
     scene.finish();
-}
-
-fn event_names_of(scratch: &Scratch, name: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(scratch.file(&format!("{name}.events"))).unwrap();
-    let documents = text.split("\n\n").filter(|text| !text.trim().is_empty());
-    let events = documents.map(|text| serde_json::from_str::<Value>(text).unwrap());
-    let vm = events.filter(|event| event["source"] == "vm");
-    vm.map(|event| event["event"].as_str().unwrap().to_owned())
-        .collect()
 }
 
 #[test]
@@ -187,6 +178,9 @@ fn a_migration_that_is_cancelled_or_cut_leaves_the_source_running_and_the_receiv
             let error = process.put(call, &Value::Null).unwrap_err();
             assert_eq!(error.status(), Some(status), "{call}: {error}");
         }
+        let protect = json!({"destination_url": "tcp:127.0.0.1:1", "fence": "none"});
+        let error = scene.vm.put("vm.ft-start", &protect).unwrap_err();
+        assert_eq!(error.status(), Some(409), "{error}");
         destination.get("vmm.ping").unwrap();
         scene.more_replies(10);
         if state == "Cancelled" {

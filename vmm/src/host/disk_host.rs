@@ -285,7 +285,10 @@ impl DiskHost {
         match (&self.image, self.mode) {
             (Some(image), DiskMode::Replicated) => image.lock_again().map_err(|source| {
                 let path = self.target.path.clone();
-                DiskError::Lock { path, source }.into()
+                match source.kind() {
+                    std::io::ErrorKind::WouldBlock => DiskError::InUse { path }.into(),
+                    _ => DiskError::Lock { path, source }.into(),
+                }
             }),
             (Some(_), DiskMode::Outside) => Ok(()),
             (None, _) => {

@@ -73,6 +73,15 @@ impl Toy {
         }
     }
 
+    fn outline(&self) -> Outline {
+        Outline {
+            config: machine(),
+            pages: (0..PAGES).map(PageNumber).collect(),
+            paused: self.paused,
+            hypervisor: "toy",
+        }
+    }
+
     fn note(&self, step: &'static str) {
         self.steps.lock().unwrap().push(step);
     }
@@ -83,15 +92,6 @@ impl Toy {
 }
 
 impl Source for Toy {
-    fn begin(&self) -> Result<Outline, VmError> {
-        Ok(Outline {
-            config: machine(),
-            pages: (0..PAGES).map(PageNumber).collect(),
-            paused: self.paused,
-            hypervisor: "toy",
-        })
-    }
-
     fn read(&self, pages: Vec<PageNumber>) -> Receiver<Result<Vec<u8>, VmError>> {
         let memory = self.memory.lock().unwrap();
         let bytes = pages.iter().flat_map(|page| {
@@ -226,7 +226,7 @@ fn send(toy: &Toy, options: &SendOptions) -> Result<Duration, SendError> {
         progress: Progress::new(MigrationState::Copying),
         tell: &|_, _| {},
     }
-    .send(channel, VmConfig::default())
+    .send(channel, VmConfig::default(), toy.outline())
 }
 
 #[test]
@@ -394,6 +394,7 @@ fn commands_at_the_wrong_time_and_nonsense_are_answered_by_an_error_and_end_it()
         ),
         (
             |plain| {
+                plain.say(Request::bare(Command::Start), &[]);
                 let mut head = Request::bare(Command::Start).encode();
                 head[0] = 77;
                 plain.0.write_all(&head).unwrap();
@@ -415,6 +416,22 @@ fn commands_at_the_wrong_time_and_nonsense_are_answered_by_an_error_and_end_it()
         assert!(error.contains(text), "{text}: {error}");
         assert_eq!(place.went_on, None);
     }
+}
+
+#[test]
+fn whoever_is_no_sender_does_not_keep_one_away() {
+    let (receiver, _, address) = receive(&address(), Place::default());
+    let mut stray = Plain::connect(&address);
+    stray.0.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut head = [0; 16];
+    stray.0.read_exact(&mut head).unwrap();
+    assert_eq!(Response::decode(&head), Ok(Response::ERROR));
+    drop(Plain::connect(&address));
+    let toy = Toy::new();
+    send(&toy, &options(address)).unwrap();
+    let (place, result) = receiver.join().unwrap();
+    result.unwrap();
+    assert!(place.memory == *toy.memory.lock().unwrap());
 }
 
 #[test]
@@ -540,7 +557,8 @@ mod saved {
         }
 
         fn take(&self, toy: &Toy) -> Result<(), snapshot::SnapshotError> {
-            take(toy, VmConfig::default(), |_| Vec::new(), &self.0)
+            let outline = toy.outline();
+            take((toy, outline), VmConfig::default(), |_| Vec::new(), &self.0)
         }
 
         fn restore(&self) -> Result<Place, String> {

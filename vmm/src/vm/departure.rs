@@ -70,10 +70,10 @@ impl VmHandle {
         answer
     }
 
-    /// Begins a copy of the machine, or begins one anew.
+    /// Begins a copy of the machine.
     ///
     /// # Errors
-    /// When the machine has ended, or cannot be copied as it is.
+    /// When the machine has ended, or cannot be copied as it is; one is under way, for one.
     pub fn begin_copy(&self) -> Result<Outline, VmError> {
         self.step(CopyStep::Begin)
     }

@@ -93,6 +93,7 @@ impl VmThread {
     fn begin_copy(&mut self) -> Result<Outline, VmError> {
         // What the destination is told of the disks would not hold.
         self.offers.resizes().check_none()?;
+        self.departure.check_none()?;
         if self.replica.state() != "unprotected" {
             let text = format!("the machine is {}", self.replica.state());
             return Err(VmError::Refused(text));
