@@ -78,7 +78,7 @@ impl VmHandle {
         self.step(CopyStep::Begin)
     }
 
-    /// Has at most [`MOST_PAGES_READ`] pages copied out, one behind another. The answer comes later.
+    /// Has at most [`MOST_PAGES_READ`] pages copied out, one behind another; answered later.
     pub fn read_pages(&self, pages: Vec<PageNumber>) -> Receiver<Result<Vec<u8>, VmError>> {
         self.begin_step(|reply| CopyStep::Read(pages, reply))
     }
