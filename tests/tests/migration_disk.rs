@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::command::Scratch;
 use tests::guest_file;
 use tests::migration::{Receiver, free_url, send, wait_for, wait_for_end};
@@ -145,6 +145,36 @@ impl Guest {
         self.run("true");
     }
 
+    /// Saves the guest, and restores it where its disk is as it was and nowhere else.
+    fn goes_through_a_snapshot(&mut self, digest: &str) {
+        let folder = self.scratch.file("saved");
+        std::fs::create_dir(&folder).unwrap();
+        let url = format!("file://{}", folder.display());
+        self.vm.put("vm.pause", &Value::Null).unwrap();
+        let take = json!({"destination_url": url});
+        self.vm.put("vm.snapshot", &take).unwrap();
+        let restore = json!({"source_url": url, "resume": true});
+        let other = self.destination();
+        // One process at a time.
+        let error = other.put("vm.restore", &restore).unwrap_err();
+        assert!(error.to_string().contains("is in use"), "{error}");
+        self.vm.kill().unwrap();
+        let image = std::fs::File::options().write(true).open(self.disk());
+        let image = image.unwrap();
+        image.set_len(DISK_BYTES + 512).unwrap();
+        let error = other.put("vm.restore", &restore).unwrap_err();
+        let text = format!("disk _disk0: the image has {} bytes here", DISK_BYTES + 512);
+        assert!(error.to_string().contains(&text), "{error}");
+        assert_eq!(error.status(), Some(400));
+        image.set_len(DISK_BYTES).unwrap();
+        drop(image);
+        other.put("vm.restore", &restore).unwrap();
+        self.vm = other;
+        self.reconnect();
+        let read = self.run("echo 3 > /proc/sys/vm/drop_caches; sha256sum < /dev/vda");
+        assert_eq!(read.split(' ').next(), Some(digest));
+    }
+
     /// Nobody else can have the image.
     fn is_locked(&self) {
         let serial = self.scratch.file("other.serial");
@@ -198,5 +228,6 @@ fn a_guest_that_writes_goes_to_whoever_can_open_its_disk_and_loses_no_write() {
         assert_eq!(cached, read, "{mode}");
         assert_eq!(read.split(' ').next(), Some(outside.as_str()), "{mode}");
         println!("{mode}: {} stretches written", guest.written());
+        guest.goes_through_a_snapshot(&outside);
     }
 }

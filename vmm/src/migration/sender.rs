@@ -52,6 +52,11 @@ pub trait Source {
     /// # Errors
     /// When the machine has ended.
     fn slow_down(&self) -> Result<bool, VmError>;
+    /// Makes the contents of the disks durable while the guest goes on.
+    ///
+    /// # Errors
+    /// When the machine has ended.
+    fn flush(&self) -> Result<(), VmError>;
     /// Stops the guest and closes its devices.
     ///
     /// # Errors
@@ -80,6 +85,10 @@ impl Source for VmHandle {
 
     fn slow_down(&self) -> Result<bool, VmError> {
         Self::slow_down(self)
+    }
+
+    fn flush(&self) -> Result<(), VmError> {
+        self.flush_disks()
     }
 
     fn leave(&self) -> Result<(), VmError> {
@@ -251,14 +260,15 @@ impl Sending<'_> {
         loop {
             let (begun, before) = (Instant::now(), self.progress.sent_bytes());
             let out_of_time = self.round(outlet, &mut precopy)?;
-            let bytes = self.progress.sent_bytes() - before;
+            let (bytes, took) = (self.progress.sent_bytes() - before, begun.elapsed());
             self.tell_of(&precopy, bytes);
             if out_of_time {
                 break;
             }
+            self.source.flush()?;
             let dirty = self.source.written()?;
             let goal = Goal {
-                pause_pages: self.pause_pages(bytes, begun.elapsed()),
+                pause_pages: self.pause_pages(bytes, took),
                 few_pages: FEW_PAGES,
                 patience: u64::MAX,
             };

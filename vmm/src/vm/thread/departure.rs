@@ -65,6 +65,15 @@ impl VmThread {
                 let primary = self.replica.as_primary();
                 let _ = reply.send(Ok(primary.is_some_and(ft::primary::Primary::slow_down)));
             }
+            CopyStep::Flush(reply) => {
+                let done = move || {
+                    let _ = reply.send(Ok(()));
+                };
+                match &self.host {
+                    Some(host) => host.flush_disks(Box::new(done)),
+                    None => done(),
+                }
+            }
             CopyStep::Leave(reply) => {
                 let _ = reply.send(self.leave_host(now));
             }
@@ -149,7 +158,7 @@ impl VmThread {
             disks_released: false,
             stopped: !paused,
         };
-        self.leave();
+        self.leave(true);
         self.paused = true;
         self.was_live = false;
         Ok(())
