@@ -1,8 +1,8 @@
 //! What whoever copies a machine elsewhere asks its thread: a migration, or a snapshot.
 //!
 //! ```text
-//!   Begin ─▶ Read … Flush, Written ─▶ Read … ─▶ Leave ─▶ Written, Read …, Save ─▶ Release ─▶ (the end)
-//!                    SlowDown                      └──────────── Return ◀─────┘ when it failed
+//!   Begin ─▶ Read … Flush, Written ─▶ Read … ─▶ Leave ─▶ Written, Read …, Save ─▶ Release
+//!                          SlowDown                 └───────── Return ◀──────────┘ when it failed
 //! ```
 //!
 //! Pages are copied by the machine's thread between two slices of the guest, a bounded number at a
