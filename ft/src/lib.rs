@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
+pub mod checkpoint;
 pub mod clock;
 pub mod codec;
 pub mod digest;
@@ -17,6 +18,7 @@ pub mod inbox;
 pub mod link;
 pub mod log;
 pub mod machine;
+pub mod mode;
 pub mod output;
 pub mod parameters;
 pub mod precopy;

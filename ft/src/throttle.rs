@@ -49,6 +49,7 @@ impl SliceThrottle {
         Some(Pace {
             slice_ns,
             linger_ns: pace.linger_ns.min(slice_ns),
+            delta_pages: pace.delta_pages,
             max_instructions: (pace.max_instructions / self.divisor()).max(1),
         })
     }

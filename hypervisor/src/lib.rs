@@ -11,13 +11,15 @@ pub mod cpu_model;
 pub mod exit;
 #[path = "hypervisor.rs"]
 mod hypervisor_trait;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm;
 pub mod memory;
 pub mod software;
 pub mod state;
 pub mod vcpu;
 pub mod vm;
 
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, HostCapabilities};
 pub use exit::Exit;
 pub use hypervisor_trait::{Hypervisor, HypervisorError, VmSpec};
 pub use memory::{GuestAddress, GuestMemory, HIGH_START, LOW_LIMIT, MemoryError};

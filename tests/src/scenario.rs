@@ -248,12 +248,16 @@ impl Pair {
         Ok(status["receiver_url"].clone())
     }
 
-    /// The body of `vm.ft-start` for a backup at `url`.
+    /// The body of `vm.ft-start` for a backup at `url`. Where a test leaves the mode open, it is
+    /// what `CHFT_FT_MODE` says.
     pub fn start_body(&self, protection: &Protection, url: &Value) -> Value {
         let mut start = json!({
             "destination_url": url,
             "fence": format!("file:{}", self.folder.join("fence").display()),
         });
+        if let Ok(mode) = std::env::var("CHFT_FT_MODE") {
+            start["mode"] = json!(mode);
+        }
         if let (Some(all), Some(given)) = (start.as_object_mut(), protection.start.as_object()) {
             all.extend(given.clone());
         }

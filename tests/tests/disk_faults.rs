@@ -134,6 +134,8 @@ impl Guest {
             "console=ttyS0 quiet panic=-1 root=none job=shell",
             "--memory",
             "size=128M",
+            "--platform",
+            "hypervisor=software",
             "--serial",
             &format!("socket={}", serial.display()),
             "--disk",

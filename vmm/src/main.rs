@@ -7,24 +7,18 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use api_client::types::{HypervisorChoice, VmConfig};
+use api_client::types::VmConfig;
 use ft::status::End;
-use hypervisor::Hypervisor;
-use hypervisor::software::SoftwareHypervisor;
+use hypervisor::HostCapabilities;
 use vmm::api::{ApiServer, ApiSocket};
 use vmm::cli::{CommandLine, Mode, VERSION, report_failure};
 use vmm::config::{Endpoint, inherited};
 use vmm::control::{BootError, Control, Notice, Setting};
 use vmm::event_monitor::EventMonitor;
-use vmm::{logging, offline, signals};
+use vmm::{backend, logging, offline, signals};
 
 /// Why the process cannot do what it was started for.
 type Failure = Box<dyn std::error::Error>;
-
-/// A backend that was asked for by name and that this build does not have.
-#[derive(Debug, thiserror::Error)]
-#[error("--platform hypervisor=kvm: the KVM backend is not built yet; use software or auto")]
-struct NoKvm;
 
 fn main() -> ExitCode {
     let start = Instant::now();
@@ -62,7 +56,7 @@ fn run(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Mode::Capabilities { json } => {
-            let capabilities = SoftwareHypervisor.capabilities();
+            let capabilities = HostCapabilities::probe();
             if *json {
                 println!("{}", serde_json::to_string_pretty(&capabilities)?);
             } else {
@@ -75,7 +69,7 @@ fn run(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
             serial,
             hypervisor,
         } => {
-            let hypervisor = backend(*hypervisor)?;
+            let hypervisor = backend::choose(*hypervisor)?;
             let summary = offline::replay(log, serial.clone(), hypervisor.as_ref())?;
             println!("{}", serde_json::to_string_pretty(&summary)?);
             let whole = summary.divergences.is_empty() && summary.cut_at.is_none();
@@ -86,18 +80,6 @@ fn run(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
             })
         }
         Mode::Serve | Mode::Boot { .. } | Mode::Restore(_) => serve(start, line),
-    }
-}
-
-/// The backend that runs the processor: with `auto`, software, for this build has no other.
-fn backend(choice: HypervisorChoice) -> Result<Arc<dyn Hypervisor>, NoKvm> {
-    match choice {
-        HypervisorChoice::Auto => {
-            log::info!("hypervisor=auto takes software: this build has no KVM backend");
-            Ok(Arc::new(SoftwareHypervisor))
-        }
-        HypervisorChoice::Software => Ok(Arc::new(SoftwareHypervisor)),
-        HypervisorChoice::Kvm => Err(NoKvm),
     }
 }
 
@@ -129,13 +111,9 @@ fn serve(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
     let socket = line.api_socket.as_ref().map(ApiSocket::open).transpose()?;
     monitor.event("vmm", "starting", Vec::new());
     let (notices, noticed) = mpsc::channel();
-    let choice = match &line.mode {
-        Mode::Boot { settings, .. } => settings.hypervisor,
-        _ => HypervisorChoice::Auto,
-    };
     let sink = monitor.clone();
     let control = Control::new(Setting {
-        hypervisor: backend(choice)?,
+        backends: backend::choose,
         events: Arc::new(move |source, event, properties| sink.event(source, event, properties)),
         notices: notices.clone(),
         owner: owner(),

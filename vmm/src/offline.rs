@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use ft::log::{LogError, LogReader};
 use ft::verify::{VerifyError, VerifySummary, verify};
 use hypervisor::Hypervisor;
+use hypervisor::capabilities::LogicalClock;
 
 use crate::host::serial::{SerialError, SerialHost, SerialTarget};
 use crate::machine::{BuildError, DiskStores, MachineConfig, SERIAL, VirtualMachine};
@@ -39,6 +40,11 @@ pub enum OfflineError {
     /// The machine cannot be made.
     #[error("cannot make the machine of the recording")]
     Build(#[from] BuildError),
+    /// The backend cannot go to a logical time.
+    #[error(
+        "{0} does not tell where a guest is, so it cannot replay; use --platform hypervisor=software"
+    )]
+    Clock(&'static str),
     /// The serial output cannot be shown.
     #[error("cannot show the serial output")]
     Serial(#[from] SerialError),
@@ -81,6 +87,9 @@ pub fn replay(
     let config =
         MachineConfig::from_fingerprint(&fingerprint).ok_or(OfflineError::Machine(fingerprint))?;
     let mut machine = VirtualMachine::blank(config, DiskStores::new(), hypervisor)?;
+    if machine.logical_clock() != LogicalClock::Instructions {
+        return Err(OfflineError::Clock(machine.hypervisor_name()));
+    }
     let mut host = serial.map(|target| SerialHost::new(target, std::sync::Arc::new(|_: &[u8]| {})));
     if let Some(host) = &mut host {
         host.activate(false)?;

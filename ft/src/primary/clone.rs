@@ -18,6 +18,7 @@ use crate::machine::Machine;
 use crate::precopy::{self, Goal, Precopy};
 use crate::primary::Primary;
 use crate::primary::compare::Comparison;
+use crate::primary::delta::Closing;
 use crate::primary::protection::{OutgoingLog, Phase};
 use crate::protocol::{Base, Message};
 use crate::runs::PageRuns;
@@ -206,6 +207,8 @@ impl Primary {
         };
         let sections = machine.sections();
         protection.link.send_sections(&sections, generation, now);
+        let (mode, outputs) = (protection.parameters.mode, self.recorder.ledger().count);
+        protection.closing = Closing::of(mode, sections, outputs, now);
         let base = Base {
             epoch: Epoch(0),
             at: machine.now(),

@@ -1,6 +1,6 @@
 //! Device accesses are made once each; writes to memory are recorded.
 
-use hypervisor::{Exit, Vcpu};
+use hypervisor::Exit;
 use iced_x86::code_asm::{
     byte_ptr, dword_ptr, eax, ecx, edx, qword_ptr, rax, rcx, rdi, rsi, xmm0, xmmword_ptr,
 };

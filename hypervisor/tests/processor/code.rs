@@ -1,6 +1,6 @@
 //! Decoded code: instructions that cross pages, code that changes, stops at every count.
 
-use hypervisor::{CpuState, Exit, GuestAddress, Vcpu};
+use hypervisor::{CpuState, Exit, GuestAddress};
 use iced_x86::code_asm::{
     CodeAssembler, byte_ptr, dword_ptr, eax, ecx, qword_ptr, rax, rcx, rdi, rdx, rsi, xmm0, xmm1,
 };
@@ -89,7 +89,8 @@ fn saved_state_goes_on_in_another_processor() {
     let mut second = ready();
     assert_eq!(second.vcpu.run(40).unwrap(), Exit::Reached);
     let state = second.vcpu.save();
-    second.vcpu = hypervisor::software::vcpu::SoftwareVcpu::new(second.memory.clone());
+    let memory = second.memory.clone();
+    second.vcpu = Box::new(hypervisor::software::vcpu::SoftwareVcpu::new(memory));
     second.vcpu.restore(&state).unwrap();
     assert_eq!(first.run_to_halt(), second.run_to_halt());
     assert_eq!(memory_of(&first), memory_of(&second));

@@ -1,8 +1,8 @@
 //! Interrupts, shadows, traps, and the debugger's stops.
 
+use hypervisor::Exit;
 use hypervisor::arch::x86_64::control::rflags;
 use hypervisor::vcpu::DebugPoint;
-use hypervisor::{Exit, Vcpu};
 use iced_x86::code_asm::{byte_ptr, eax, ecx, qword_ptr, rax, rsp, ss};
 
 use crate::guest::{

@@ -1,8 +1,8 @@
 //! When x87, MMX and SSE instructions are refused, and what the state images hold.
 
+use hypervisor::Exit;
 use hypervisor::arch::x86_64::control::{cr0, cr4};
 use hypervisor::state::CpuState;
-use hypervisor::{Exit, Vcpu};
 use iced_x86::code_asm::{
     CodeAssembler, byte_ptr, dword_ptr, eax, edx, mm0, mm1, qword_ptr, rdx, xmm0, xmm1, xmm2,
     xmmword_ptr,

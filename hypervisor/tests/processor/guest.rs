@@ -13,9 +13,9 @@ use std::sync::Arc;
 use hypervisor::arch::x86_64::control::{cr0, cr4, efer};
 use hypervisor::arch::x86_64::segment::{CS, SS, access};
 use hypervisor::memory::{GuestAddress, GuestMemory};
-use hypervisor::software::vcpu::SoftwareVcpu;
+use hypervisor::software::SoftwareHypervisor;
 use hypervisor::state::{CpuState, DescriptorTable, Segment, reset_state};
-use hypervisor::{Exit, Vcpu};
+use hypervisor::{Exit, Hypervisor, Vcpu, VmSpec};
 use iced_x86::code_asm::CodeAssembler;
 
 pub const CODE: u64 = 0x10_0000;
@@ -52,15 +52,25 @@ pub struct Fault {
 /// The system and its processor.
 pub struct Guest {
     pub memory: Arc<GuestMemory>,
-    pub vcpu: SoftwareVcpu,
+    pub vcpu: Box<dyn Vcpu>,
 }
 
 impl Guest {
     /// In ring 0, at [`CODE`], which holds what `assemble` makes.
     pub fn new(assemble: impl FnOnce(&mut CodeAssembler)) -> Self {
+        Self::on(&SoftwareHypervisor, assemble)
+    }
+
+    /// The same on this backend.
+    pub fn on(hypervisor: &dyn Hypervisor, assemble: impl FnOnce(&mut CodeAssembler)) -> Self {
         let memory = Arc::new(GuestMemory::new(MEMORY_SIZE).unwrap());
+        let spec = VmSpec {
+            vcpus: 1,
+            tsc_khz: hypervisor.tsc_khz(),
+        };
+        let mut vm = hypervisor.create_vm(memory.clone(), spec).unwrap();
         let mut guest = Self {
-            vcpu: SoftwareVcpu::new(memory.clone()),
+            vcpu: vm.take_vcpus().pop().unwrap(),
             memory,
         };
         guest.build_tables();

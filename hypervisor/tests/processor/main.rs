@@ -1,9 +1,11 @@
-//! The software processor as a machine sees it: faults, events, devices, exact stops.
+//! The processor as a machine sees it: faults, events, devices, exact stops. `conformance` is what
+//! every backend has to pass; the rest is the software processor's.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accesses;
 mod code;
+mod conformance;
 mod events;
 mod fpu;
 mod guest;

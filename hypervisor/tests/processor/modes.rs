@@ -1,7 +1,6 @@
 //! Modes other than 64-bit ring 0: the way of a starting processor from real mode to 64-bit mode,
 //! 32-bit protected mode, compatibility mode, and fast system calls between rings.
 
-use hypervisor::Vcpu;
 use hypervisor::arch::x86_64::control::{cr0, cr4, efer, rflags};
 use hypervisor::arch::x86_64::segment::{CS, DS, SS, access};
 use hypervisor::memory::GuestAddress;

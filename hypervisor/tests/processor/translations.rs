@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use hypervisor::Exit;
 use hypervisor::memory::{GuestAddress, GuestMemory};
 use hypervisor::software::vcpu::SoftwareVcpu;
-use hypervisor::{Exit, Vcpu};
 use iced_x86::code_asm::*;
 
 use crate::guest::{CODE, DATA, Fault, Guest, PRESENT, WRITABLE};
@@ -28,7 +28,7 @@ fn both_ways(make: impl Fn() -> Guest, check: impl Fn(&mut Guest)) {
     for way in ways {
         let mut guest = make();
         let state = guest.vcpu.save();
-        guest.vcpu = way(guest.memory.clone());
+        guest.vcpu = Box::new(way(guest.memory.clone()));
         guest.vcpu.restore(&state).unwrap();
         check(&mut guest);
     }

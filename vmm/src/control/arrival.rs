@@ -119,9 +119,10 @@ impl Destination for Arrival<'_> {
         }
         let specs = checked.machine.virtio.clone();
         let stores = images.stores(&specs)?;
-        let hypervisor = self.control.setting.hypervisor.as_ref();
+        let hypervisor = self.control.backend_of(&checked.vm)?;
         let over = contents.take();
-        let mut machine = VirtualMachine::over(checked.machine.clone(), over, stores, hypervisor)?;
+        let mut machine =
+            VirtualMachine::over(checked.machine.clone(), over, stores, hypervisor.as_ref())?;
         machine.restore(sections)?;
         machine.synchronise();
         let mailbox = Mailbox::new()?;

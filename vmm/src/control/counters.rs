@@ -2,7 +2,8 @@
 //!
 //! The names of the devices are those that the monitor gives and no user can: they begin with two
 //! underscores. All counters only rise while the process lives; those of the serial port begin
-//! at zero on a host that takes the VM over, and instructions go on where the primary was.
+//! at zero on a host that takes the VM over, and what its logical time counts (instructions on the
+//! software processor, nanoseconds on KVM) goes on where the primary was.
 //!
 //! Left out: exits of the processor, which the machine does not count.
 
@@ -34,7 +35,7 @@ fn counters(status: &VmStatus, has_serial: bool) -> BTreeMap<String, Counters> {
         ]);
         devices.insert(SERIAL_NAME.to_owned(), serial);
     }
-    let vcpu = Counters::from([("instructions", status.logical_time)]);
+    let vcpu = Counters::from([(status.clock, status.logical_time)]);
     devices.insert(VCPU.to_owned(), vcpu);
     devices
 }
@@ -74,6 +75,7 @@ mod tests {
             logical_time: 70,
             virtual_ns: 90,
             hypervisor: "software",
+            clock: "instructions",
             serial: SerialCounters {
                 received_bytes: 3,
                 dropped_bytes: 2,

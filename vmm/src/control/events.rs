@@ -111,7 +111,7 @@ impl Control {
             map.insert("peer".to_owned(), state.peer.clone().into());
             map.insert("owner".to_owned(), self.setting.owner.clone().into());
             map.insert("hypervisor".to_owned(), status.hypervisor.into());
-            map.insert("clock_source".to_owned(), "instructions".into());
+            map.insert("clock_source".to_owned(), status.clock.into());
             map.insert("virtual_ns".to_owned(), status.virtual_ns.into());
         }
         value

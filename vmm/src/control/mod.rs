@@ -32,8 +32,9 @@ use std::time::Duration;
 
 use api_client::types::{HypervisorChoice, VmConfig};
 use ft::event::ControlOp;
+use ft::machine::Machine;
 use ft::status::End;
-use hypervisor::Hypervisor;
+use hypervisor::{Hypervisor, HypervisorError};
 
 use crate::api::state::{Phase, Protection};
 use crate::config::{HostLimits, VmSettings};
@@ -73,8 +74,8 @@ pub enum Notice {
 
 /// What does not change while the process lives.
 pub struct Setting {
-    /// The backend.
-    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Chooses the backend of a VM.
+    pub backends: fn(HypervisorChoice) -> Result<Arc<dyn Hypervisor>, HypervisorError>,
     /// Events for the monitor.
     pub events: EventSink,
     /// Notices for the main thread.
@@ -278,16 +279,12 @@ impl Control {
                     ControlError::new(error.status(), OPERATION, reasons)
                 })
             })?;
-        if settings.hypervisor == HypervisorChoice::Kvm {
-            let reason = "platform.hypervisor=kvm: the KVM backend is not built yet; use software \
-                          or auto"
-                .to_owned();
-            return Err(ControlError::request(OPERATION, reason));
-        }
-        self.event("booting");
         let recorded = sink.is_some();
         let failed = |error: &dyn std::error::Error| ControlError::failed(OPERATION, error);
         let unusable = |error: &dyn std::error::Error| ControlError::unusable(OPERATION, error);
+        let hypervisor =
+            (self.setting.backends)(settings.hypervisor).map_err(|error| unusable(&error))?;
+        self.event("booting");
         let payload = Payload::read(
             &settings.kernel,
             settings.initramfs.as_deref(),
@@ -297,14 +294,16 @@ impl Control {
         let images = Images::open_all(&settings.devices).map_err(|error| unusable(&error))?;
         let specs = host::specs(&settings.devices, &images, recorded);
         let stores = images.stores(&specs).map_err(|error| failed(&error))?;
-        let hypervisor = self.setting.hypervisor.as_ref();
         let machine = VirtualMachine::new(
             machine_config(&settings, specs.clone(), hypervisor.tsc_khz()),
             &payload,
             stores,
-            hypervisor,
+            hypervisor.as_ref(),
         )
         .map_err(|error| unusable(&error))?;
+        if recorded {
+            check_replayable(&machine)?;
+        }
         let mailbox = Mailbox::new().map_err(|error| failed(&error))?;
         let mut devices = HostDevices::prepare(
             settings.devices,
@@ -459,11 +458,28 @@ impl Control {
         }
     }
 
+    /// The backend that a VM from elsewhere asks for.
+    fn backend_of(&self, vm: &VmConfig) -> Result<Arc<dyn Hypervisor>, HypervisorError> {
+        let platform = vm.platform.as_ref();
+        let choice = platform.and_then(|platform| platform.hypervisor);
+        (self.setting.backends)(choice.unwrap_or_default())
+    }
+
     /// Ends whatever there is, before the process does. A backup takes over, as it does when the
     /// process ends in any other way.
     pub fn quit(&self) {
         self.discard();
     }
+}
+
+/// Refuses to record a machine whose runs cannot be replayed.
+fn check_replayable(machine: &VirtualMachine) -> Result<(), ControlError> {
+    machine.replayable().map_err(|reason| {
+        let reason = format!(
+            "a recording could not be replayed: {reason}; use --platform hypervisor=software"
+        );
+        ControlError::request(BOOT, reason)
+    })
 }
 
 /// The machine that a configuration asks for.

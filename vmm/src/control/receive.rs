@@ -78,8 +78,8 @@ impl Make {
         let images = Images::open_replicated(&settings, &config.virtio).map_err(wrong)?;
         let stores = images.stores(&config.virtio).map_err(described_wrongly)?;
         let specs = config.virtio.clone();
-        let hypervisor = self.control.setting.hypervisor.as_ref();
-        let machine = VirtualMachine::blank(config, stores, hypervisor)?;
+        let hypervisor = self.control.backend_of(&vm)?;
+        let machine = VirtualMachine::blank(config, stores, hypervisor.as_ref())?;
         let host = HostDevices::prepare(settings, serial, images, specs, self.mailbox.clone());
         self.control.lock().config = Some(vm);
         Ok((Box::new(machine), Box::new(host)))

@@ -236,6 +236,15 @@ impl VirtualMachine {
         self.vcpu.logical_clock()
     }
 
+    /// The same in a word, for status and counters.
+    pub fn clock_name(&self) -> &'static str {
+        match self.logical_clock() {
+            LogicalClock::Instructions => "instructions",
+            LogicalClock::Branches => "branches",
+            LogicalClock::Exits => "nanoseconds",
+        }
+    }
+
     /// A handle that makes [`ft::machine::Machine::advance`] return early.
     pub fn kicker(&self) -> Kicker {
         self.vcpu.kicker()

@@ -200,6 +200,8 @@ pub struct VmStatus {
     pub virtual_ns: u64,
     /// Backend.
     pub hypervisor: &'static str,
+    /// What its logical time counts.
+    pub clock: &'static str,
     /// What went through the serial port here.
     pub serial: SerialCounters,
     /// What the virtio devices have done here.

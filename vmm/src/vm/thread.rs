@@ -581,6 +581,7 @@ impl VmThread {
             logical_time: machine.map_or(0, |machine| machine.now().0),
             virtual_ns: machine.map_or(0, Machine::virtual_ns),
             hypervisor: machine.map_or("none", VirtualMachine::hypervisor_name),
+            clock: machine.map_or("none", VirtualMachine::clock_name),
             serial,
             devices: self
                 .host

@@ -55,7 +55,7 @@ impl Monitor {
     fn new(owner: &str) -> Self {
         let (sender, notices) = channel();
         let control = Control::new(Setting {
-            hypervisor: Arc::new(SoftwareHypervisor),
+            backends: |_| Ok(Arc::new(SoftwareHypervisor)),
             events: Arc::new(|source, event, properties| {
                 println!("{source} {event} {properties:?}");
             }),
