@@ -182,7 +182,7 @@ pub fn figures(source: &VmProcess) -> Result<Figures, HarnessError> {
         let all = events.iter();
         all.filter(move |event| event["event"] == name)
     };
-    let finished = named("migration-finished").last();
+    let finished = named("migration-finished").next_back();
     let finished =
         finished.ok_or_else(|| HarnessError::Broken("no migration has finished".to_owned()))?;
     let number = |name: &str| -> f64 {

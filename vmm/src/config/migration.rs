@@ -55,7 +55,9 @@ pub fn check_send_migration(config: &SendMigrationConfig) -> Result<(), ConfigEr
         return Err(ConfigError::invalid("preserve_source", "it needs local"));
     }
     if *local {
-        return unsupported("local");
+        let reason = "the guest's memory belongs to its process alone and cannot be passed by \
+                      descriptor in this build: leave it off";
+        return Err(ConfigError::invalid("local", reason));
     }
     for (field, value) in [("downtime_ms", *downtime_ms), ("timeout_s", *timeout_s)] {
         if value == 0 {
@@ -196,6 +198,7 @@ mod tests {
             (json!({"tls_dir": "/t"}), "tls_dir is not supported"),
             (json!({"memory_mode": "Postcopy"}), "memory_mode: Postcopy"),
             (json!({"preserve_source": true}), "preserve_source"),
+            (json!({"local": true}), "local: the guest's memory"),
         ] {
             let error = send(change.clone()).unwrap_err();
             assert!(error.contains(text), "{change}: {error}");

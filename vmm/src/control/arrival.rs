@@ -1,4 +1,4 @@
-//! `vm.receive-migration`: a VM comes from another host. A VM of a snapshot is made in the same way.
+//! `vm.receive-migration`: a VM comes from another host. One of a snapshot is made in the same way.
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver as Waiting;

@@ -364,7 +364,7 @@ impl VmThread {
                 self.transmit();
                 self.go_live();
             }
-            (true, false) => self.leave(),
+            (true, false) => self.leave(false),
             _ => {}
         }
         self.was_live = live;
@@ -444,15 +444,15 @@ impl VmThread {
         }
     }
 
-    /// Another host goes on with the machine.
-    fn leave(&mut self) {
+    /// Another host goes on with the machine, which may come back.
+    fn leave(&mut self, comes_back: bool) {
         self.opening = None;
         self.mailbox.end_tenure();
         self.paused = false;
         self.offers.clear();
         self.inbox = Inbox::new(INBOX_BYTES);
         if let Some(host) = &mut self.host {
-            host.leave();
+            host.leave(comes_back);
         }
         if let Some(machine) = &mut self.machine {
             machine.set_live(false);
