@@ -2,6 +2,7 @@
 
 mod departure;
 mod fencing;
+mod pace;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::Receiver;
@@ -12,7 +13,7 @@ use devices::virtio::input::VirtioInput;
 use ft::event::Input;
 use ft::fence::Fence;
 use ft::inbox::Inbox;
-use ft::machine::{Machine, TimeUnit};
+use ft::machine::Machine;
 use ft::record::Pace;
 use ft::replica::Replica;
 use ft::status::{End, FtEvent, Next};
@@ -33,6 +34,7 @@ use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
 
 use departure::Departure;
 use fencing::open_fence;
+use pace::pace;
 
 /// Bytes of input that may wait between being offered and being taken at a logical time.
 const INBOX_BYTES: usize = 2 << 20;
@@ -594,29 +596,5 @@ impl VmThread {
                 .map(|host| host.places())
                 .unwrap_or_default(),
         }
-    }
-}
-
-/// How long a machine executes at a time. One whose time is the host's comes back at once when it
-/// is kicked, as it is for every input, and coming back for nothing costs it two switches of mode.
-fn pace(machine: &VirtualMachine) -> Pace {
-    let usual = Pace::default();
-    match machine.time_unit() {
-        TimeUnit::Instructions => usual,
-        TimeUnit::Nanoseconds => Pace {
-            slice_ns: 4 * usual.slice_ns,
-            ..usual
-        },
-    }
-}
-
-/// Opens the fence that an operator named.
-fn open_fence(text: &str) -> Result<Box<dyn Fence>, VmError> {
-    match text.split_once(':') {
-        Some(("file", path)) if !path.is_empty() => Ok(Box::new(FileFence::new(path))),
-        None if text == "none" => Ok(Box::new(NoFence)),
-        _ => Err(VmError::Refused(format!(
-            "fence {text:?} is not file:PATH or none"
-        ))),
     }
 }
