@@ -87,6 +87,7 @@ pub fn check_receive_migration(config: &ReceiveMigrationConfig) -> Result<(), Co
         vfio_fds,
         iommufd_fd,
         zone_updates,
+        hypervisor: _,
     } = config;
     check_address("receiver_url", receiver_url)?;
     check_memory_mode(*memory_mode)?;
@@ -114,6 +115,7 @@ pub fn check_restore(config: &RestoreConfig) -> Result<(), ConfigError> {
         iommufd_fd,
         resume: _,
         zone_updates,
+        hypervisor: _,
     } = config;
     if *memory_restore_mode == MemoryRestoreMode::OnDemand {
         return Err(ConfigError::ValueNotSupported {

@@ -76,7 +76,7 @@ impl Control {
         let folder = folder.map_err(|error| ControlError::unusable(RESTORE, &error))?;
         let cancel = self.begin_arrival(RESTORE, false)?;
         self.event("restoring");
-        let mut arrival = Arrival::new(self, cancel);
+        let mut arrival = Arrival::new(self, cancel, request.hypervisor);
         let restored = restore(&folder, &mut arrival, request.resume);
         self.lock().arriving = None;
         restored.map_err(|error| ControlError::unusable(RESTORE, &error))?;
