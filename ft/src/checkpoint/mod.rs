@@ -14,12 +14,12 @@
 //! whole, so that it can always go on from the end of an epoch; what came of an epoch whose delta
 //! is not complete the world has not seen.
 //!
-//! * [`capture`](self::capture): what is copied aside.
-//! * [`pages`](self::pages): the byte form of the pages: not at all, as the difference from what
+//! * `capture`: what is copied aside.
+//! * `pages`: the byte form of the pages: not at all, as the difference from what
 //!   the backup has, or as they are.
-//! * [`sections`](self::sections): the byte form of the sections that have changed.
-//! * [`sent`](self::sent): what the backup has of the pages that were sent last, within a bound.
-//! * [`interval`](self::interval): when an epoch is closed before its time.
+//! * `sections`: the byte form of the sections that have changed.
+//! * `sent`: what the backup has of the pages that were sent last, within a bound.
+//! * `interval`: when an epoch is closed before its time.
 
 pub(crate) mod capture;
 pub(crate) mod interval;

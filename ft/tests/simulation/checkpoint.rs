@@ -43,7 +43,7 @@ fn a_primary_killed_at_any_moment_loses_nothing_that_the_world_has_seen() {
         ReleasePolicy::Replayed,
         ReleasePolicy::Verified,
     ];
-    for step in 0..160 {
+    for step in 0..100 {
         let at = PROTECT_AT + step * MS / 4;
         for fault in [Fault::Kill, Fault::PowerLoss] {
             let mut scenario = plain(vec![(at, fault(Victim::Primary))]);
@@ -133,7 +133,7 @@ fn a_register_of_the_backup_that_has_flipped_is_gone_with_the_next_delta() {
 
 #[test]
 fn a_primary_killed_at_any_moment_around_a_repair_is_replaced() {
-    for step in 0..120 {
+    for step in 0..60 {
         let kill = (LATER + step * MS / 4, Fault::Kill(Victim::Primary));
         let mut scenario = plain(vec![(LATER, Fault::FlipMemory(true)), kill]);
         scenario.request_every = MS;
