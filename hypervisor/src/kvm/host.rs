@@ -39,8 +39,8 @@ const NEEDED: [(Cap, &str); 8] = [
     (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ"),
 ];
 
-/// A guest in real mode that writes its timer's deadline: MOV ECX, 6E0H; XOR EAX, EAX; XOR EDX, EDX;
-/// WRMSR; HLT.
+/// A guest in real mode that writes its timer's deadline: MOV ECX, 6E0H; XOR EAX, EAX;
+/// XOR EDX, EDX; WRMSR; HLT.
 const WRITE_DEADLINE: [u8; 15] = [
     0x66, 0xb9, 0xe0, 0x06, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f, 0x30, 0xf4,
 ];
