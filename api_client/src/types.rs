@@ -9,7 +9,9 @@ pub mod platform;
 pub mod requests;
 pub mod vm;
 
-pub use answers::{DeviceNode, PciDeviceInfo, PingResponse, VmInfo, VmState};
+pub use answers::{
+    DeviceNode, MigrationInfo, MigrationState, PciDeviceInfo, PingResponse, VmInfo, VmState,
+};
 pub use console::{ConsoleConfig, ConsoleMode, SerialConfig};
 pub use ft::{
     ConfigOverrides, DiskOverride, FtFailoverConfig, FtMode, FtReceiveConfig, FtRelease,

@@ -114,6 +114,7 @@ fn types() -> Vec<Described> {
         ft::FtFailoverConfig,
         answers::DeviceNode,
         answers::VmInfo,
+        answers::MigrationInfo,
         answers::PciDeviceInfo,
     ];
     types.push(describe::<answers::PingResponse>("VmmPingResponse"));

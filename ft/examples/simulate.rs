@@ -1,4 +1,5 @@
-//! Simulates protected machines, one life per seed: `simulate --seeds N [--start S] [--jobs J]`.
+//! Simulates protected machines, one life per seed:
+//! `simulate --seeds N [--start S] [--jobs J] [--mode replay|checkpoint]`.
 //!
 //! Ends with a line of totals, or with the lowest seed whose life was wrong, what was wrong, and
 //! the command that repeats it. Each life is lived in one thread; jobs only share out the seeds.
@@ -19,6 +20,7 @@ struct Arguments {
     seeds: u64,
     start: u64,
     jobs: u64,
+    exact: bool,
     verbose: bool,
 }
 
@@ -34,7 +36,10 @@ fn main() -> ExitCode {
     let arguments = match read_arguments() {
         Ok(arguments) => arguments,
         Err(text) => {
-            eprintln!("{text}\nusage: simulate --seeds N [--start S] [--jobs J] [--verbose]");
+            eprintln!(
+                "{text}\nusage: simulate --seeds N [--start S] [--jobs J] \
+                 [--mode replay|checkpoint] [--verbose]"
+            );
             return ExitCode::from(2);
         }
     };
@@ -75,7 +80,7 @@ fn work(arguments: Arguments, next: &AtomicU64) -> Tally {
         if seed >= end {
             return tally;
         }
-        match sim::runner::run(seed) {
+        match sim::runner::run(seed, arguments.exact) {
             Ok(summary) => {
                 if arguments.verbose {
                     println!("seed {seed}: {summary:?}");
@@ -99,6 +104,7 @@ fn read_arguments() -> Result<Arguments, String> {
         seeds: 0,
         start: 0,
         jobs,
+        exact: true,
         verbose: false,
     };
     let mut words = std::env::args().skip(1);
@@ -109,7 +115,15 @@ fn read_arguments() -> Result<Arguments, String> {
         }
         let value = words
             .next()
-            .ok_or_else(|| format!("{word} needs a number"))?;
+            .ok_or_else(|| format!("{word} needs a value"))?;
+        if word == "--mode" {
+            arguments.exact = match value.as_str() {
+                "replay" => true,
+                "checkpoint" => false,
+                other => return Err(format!("--mode: {other} is neither replay nor checkpoint")),
+            };
+            continue;
+        }
         let value = value
             .parse()
             .map_err(|_| format!("{word}: {value} is not a number"))?;
@@ -173,7 +187,15 @@ fn report(failure: &Failure) {
         eprintln!("  {line}");
     }
     let seed = failure.seed;
-    eprintln!("again: cargo run --release -p ft --example simulate -- --seeds 1 --start {seed}");
+    let mode = if failure.scenario.exact {
+        "replay"
+    } else {
+        "checkpoint"
+    };
+    eprintln!(
+        "again: cargo run --release -p ft --example simulate -- --seeds 1 --start {seed} \
+         --mode {mode}"
+    );
 }
 
 /// Adds up what happened.

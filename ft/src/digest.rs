@@ -72,9 +72,7 @@ impl EpochDigest {
     ) -> Self {
         let written = machine.take_dirty_pages();
         let mut numbers = written.clone();
-        for part in parts(&machine.scrub_parts(), machine.page_count()) {
-            numbers.extend(scrubbed(epoch, scrub, part));
-        }
+        numbers.extend(scrubbed_pages(machine, epoch, scrub));
         numbers.sort_unstable();
         numbers.dedup();
         let pages = numbers
@@ -87,6 +85,24 @@ impl EpochDigest {
         Self {
             written,
             ..Self::of(machine.sections(), pages, outputs)
+        }
+    }
+
+    /// The digest of a delta: of the pages written, whose contents were digested on their way, and
+    /// of those that were scrubbed; both ascending, and no page in both.
+    pub(crate) fn of_delta(
+        sections: Vec<Section>,
+        written: Vec<PageDigest>,
+        scrubbed: Vec<PageDigest>,
+        outputs: OutputLedger,
+    ) -> Self {
+        let numbers = written.iter().map(|page| page.page).collect();
+        let mut pages = written;
+        pages.extend(scrubbed);
+        pages.sort_unstable_by_key(|page| page.page);
+        Self {
+            written: numbers,
+            ..Self::of(sections, pages, outputs)
         }
     }
 
@@ -131,6 +147,31 @@ impl EpochDigest {
             .map(|(name, _)| name.to_owned())
             .collect()
     }
+}
+
+/// Digests of the pages that an epoch scrubs, ascending, without those in `written`.
+pub(crate) fn scrub(
+    machine: &dyn Machine,
+    epoch: Epoch,
+    scrub: u32,
+    written: &[PageNumber],
+) -> Vec<PageDigest> {
+    let mut numbers = scrubbed_pages(machine, epoch, scrub);
+    numbers.retain(|page| written.binary_search(page).is_err());
+    numbers.sort_unstable();
+    numbers.dedup();
+    let digested = |page| PageDigest {
+        page,
+        digest: machine.page_digest(page),
+    };
+    numbers.into_iter().map(digested).collect()
+}
+
+/// The pages that an epoch scrubs, part by part.
+fn scrubbed_pages(machine: &dyn Machine, epoch: Epoch, scrub: u32) -> Vec<PageNumber> {
+    parts(&machine.scrub_parts(), machine.page_count())
+        .flat_map(|part| scrubbed(epoch, scrub, part))
+        .collect()
 }
 
 /// Adds one part's digest to the root and, shortened, to the list.

@@ -66,6 +66,11 @@ impl EpochMeter {
         self.progressed = true;
     }
 
+    /// Something happened that is not logged.
+    pub fn progressed(&mut self) {
+        self.progressed = true;
+    }
+
     /// So many pages were written since the epoch began.
     pub fn wrote(&mut self, pages: u64) {
         self.written_pages = pages;
@@ -91,6 +96,15 @@ impl EpochMeter {
                 || self.log_bytes >= MAX_LOG_BYTES
                 || self.written_pages >= MAX_WRITTEN_PAGES
                 || now.since(self.started) >= self.length_ns.saturating_mul(STRETCH))
+    }
+
+    /// Whether the epoch should have ended long ago: it has twice its length, or twice the pages or
+    /// bytes at which one ends.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.executed_ns >= self.length_ns.saturating_mul(2)
+            || self.log_bytes >= 2 * MAX_LOG_BYTES
+            || self.written_pages >= 2 * MAX_WRITTEN_PAGES
     }
 
     /// When the epoch will be due even if the guest sleeps on; none if nothing happened in it.

@@ -25,6 +25,8 @@ pub enum Suspicion {
     Stalled,
     /// It has diverged in more pages than a repair may have.
     Unrepairable(u64),
+    /// An epoch has written more pages than a delta may have.
+    DeltaTooLarge(u64),
     /// This side cannot read a part of its machine, and the peer may not have all of it.
     Unreadable(String),
     /// Its frames carry a later generation than this side's.
@@ -40,6 +42,7 @@ impl fmt::Display for Suspicion {
             Self::PeerGaveUp(text) => write!(f, "the peer gave up: {text}"),
             Self::Stalled => write!(f, "the peer makes no progress"),
             Self::Unrepairable(pages) => write!(f, "a repair would take {pages} pages"),
+            Self::DeltaTooLarge(pages) => write!(f, "a delta would take {pages} pages"),
             Self::Unreadable(text) => write!(f, "a part of the machine cannot be read: {text}"),
             Self::Superseded(generation) => write!(f, "the peer is at generation {generation}"),
         }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
+pub mod checkpoint;
 pub mod clock;
 pub mod codec;
 pub mod digest;
@@ -17,8 +18,10 @@ pub mod inbox;
 pub mod link;
 pub mod log;
 pub mod machine;
+pub mod mode;
 pub mod output;
 pub mod parameters;
+pub mod precopy;
 pub mod primary;
 pub mod protocol;
 pub mod record;
@@ -29,5 +32,6 @@ mod section_stage;
 pub mod snapshot;
 pub mod status;
 mod stray;
+pub mod throttle;
 pub mod time;
 pub mod verify;

@@ -16,7 +16,7 @@ use crate::time::{Generation, HostTime};
 /// Window over which rates are taken.
 const RATE_WINDOW_NS: u64 = 1_000_000_000;
 /// Kinds of traffic.
-const KINDS: usize = 10;
+const KINDS: usize = 11;
 
 /// What sent bytes were for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub enum TrafficKind {
     Heartbeat,
     /// Envelopes of log frames.
     Framing,
+    /// Deltas that close epochs.
+    Delta,
     /// Clone and repair.
     State,
     /// Everything else.
@@ -75,6 +77,8 @@ pub struct TrafficByKind<T> {
     pub heartbeat: T,
     /// Envelopes of log frames.
     pub framing: T,
+    /// Deltas that close epochs.
+    pub delta: T,
     /// Clone and repair.
     pub state: T,
     /// Everything else.
@@ -152,6 +156,7 @@ fn by_kind<T: Copy>(figures: &[T; KINDS]) -> TrafficByKind<T> {
         digest: of(TrafficKind::Digest),
         heartbeat: of(TrafficKind::Heartbeat),
         framing: of(TrafficKind::Framing),
+        delta: of(TrafficKind::Delta),
         state: of(TrafficKind::State),
         other: of(TrafficKind::Other),
     }
@@ -240,6 +245,7 @@ impl Link {
             }
             kind::HEARTBEAT => TrafficKind::Heartbeat,
             kind::RELEASED => TrafficKind::Output,
+            kind::DELTA | kind::HELD | kind::DELTA_SECTIONS | kind::COMMIT => TrafficKind::Delta,
             kind::PAGES
             | kind::SECTIONS
             | kind::CLONE_DONE

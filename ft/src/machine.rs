@@ -92,6 +92,15 @@ pub trait Machine {
     /// What must be equal on both hosts for replay to be exact: CPU model, device set, versions.
     fn fingerprint(&self) -> String;
 
+    /// Whether another machine can repeat what this one does: its logical time is exact and nothing
+    /// enters it but inputs. The rest of the contract holds for any machine.
+    ///
+    /// # Errors
+    /// Why it cannot, in a sentence.
+    fn replayable(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Its logical time.
     fn now(&self) -> LogicalTime;
 

@@ -31,6 +31,9 @@ pub enum ReleasePolicy {
     Verified,
 }
 
+/// Position of an output whose epoch is not closed yet: none that is acknowledged reaches it.
+pub(crate) const UNSEALED: LogPosition = LogPosition(u64::MAX);
+
 /// How many outputs there were, and a digest over all of them in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutputLedger {
@@ -171,6 +174,15 @@ impl OutputGate {
     /// The log is safe up to `position`.
     pub fn acknowledge(&mut self, position: LogPosition) {
         self.acknowledged = self.acknowledged.max(position);
+    }
+
+    /// Outputs up to `number` whose epoch was not closed may leave once `position` is acknowledged.
+    pub(crate) fn seal(&mut self, number: u64, position: LogPosition) {
+        for waiting in &mut self.waiting {
+            if waiting.numbered.number <= number && waiting.position == UNSEALED {
+                waiting.position = position;
+            }
+        }
     }
 
     /// Starts counting positions anew, as a new log begins; what waits belongs before it.
@@ -321,6 +333,16 @@ mod tests {
         );
         assert_eq!(gate.released(), 3);
         assert_eq!(gate.latency().count, 3);
+    }
+
+    #[test]
+    fn outputs_of_an_open_epoch_wait_until_it_is_closed_whatever_is_acknowledged() {
+        let mut gate = gate_with(&[UNSEALED.0, UNSEALED.0]);
+        gate.acknowledge(LogPosition(1 << 60));
+        assert!(!gate.is_ready());
+        gate.seal(1, LogPosition(7));
+        let released = gate.release(ReleasePermit::alone(HostTime(0)));
+        assert_eq!(numbers(&released), [1]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{CodecError, FieldReader, FieldWriter};
+use crate::mode::Mode;
 use crate::output::ReleasePolicy;
 
 /// Longest description of a fence.
@@ -12,6 +13,8 @@ const MAX_FENCE_TEXT: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
+    /// How an epoch is closed. What a pair has agreed on is never [`Mode::Auto`].
+    pub mode: Mode,
     /// When outputs may leave.
     pub release: ReleasePolicy,
     /// Length of an epoch in milliseconds of execution, 1 to 1000.
@@ -34,6 +37,7 @@ pub struct Parameters {
 impl Default for Parameters {
     fn default() -> Self {
         Self {
+            mode: Mode::Auto,
             release: ReleasePolicy::Received,
             epoch_ms: 10,
             heartbeat_ms: 20,
@@ -74,6 +78,7 @@ impl Parameters {
     /// Appends the settings.
     pub fn write(&self, writer: &mut FieldWriter) {
         let Self {
+            mode,
             release,
             epoch_ms,
             heartbeat_ms,
@@ -83,6 +88,11 @@ impl Parameters {
             max_lag_epochs,
             fence,
         } = self;
+        writer.u8(match mode {
+            Mode::Auto => 0,
+            Mode::Replay => 1,
+            Mode::Checkpoint => 2,
+        });
         writer.u8(match release {
             ReleasePolicy::Received => 0,
             ReleasePolicy::Replayed => 1,
@@ -103,6 +113,13 @@ impl Parameters {
     /// If they are malformed. Ranges are [`Self::validate`]'s affair.
     pub fn read(reader: &mut FieldReader<'_>) -> Result<Self, CodecError> {
         let offset = reader.offset();
+        let mode = match reader.u8("mode")? {
+            0 => Mode::Auto,
+            1 => Mode::Replay,
+            2 => Mode::Checkpoint,
+            other => return Err(CodecError::unknown("mode", offset, u64::from(other))),
+        };
+        let offset = reader.offset();
         let release = match reader.u8("release")? {
             0 => ReleasePolicy::Received,
             1 => ReleasePolicy::Replayed,
@@ -110,6 +127,7 @@ impl Parameters {
             other => return Err(CodecError::unknown("release", offset, u64::from(other))),
         };
         Ok(Self {
+            mode,
             release,
             epoch_ms: reader.bounded("epoch_ms", 1_000_000)?,
             heartbeat_ms: reader.bounded("heartbeat_ms", 1_000_000)?,

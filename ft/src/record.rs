@@ -28,6 +28,8 @@ pub struct Pace {
     pub linger_ns: u64,
     /// Most instructions of a slice, however fast the guest seems to be.
     pub max_instructions: u64,
+    /// Pages of a delta that are encoded between two slices; twice that when outputs wait for it.
+    pub delta_pages: usize,
 }
 
 impl Default for Pace {
@@ -36,6 +38,23 @@ impl Default for Pace {
             slice_ns: 250_000,
             linger_ns: 20_000,
             max_instructions: 1_000_000,
+            // About as long as a slice takes.
+            delta_pages: 64,
+        }
+    }
+}
+
+/// Longest slice of a side for whose answer somebody waits.
+const ATTENTIVE_NS: u64 = 80_000;
+
+impl Pace {
+    /// The pace of a side that is to look at its peer often: a primary with outputs that wait, and
+    /// a backup, to which one may come at any time.
+    #[must_use]
+    pub fn attentive(self) -> Self {
+        Self {
+            slice_ns: self.slice_ns.min(ATTENTIVE_NS),
+            ..self
         }
     }
 }

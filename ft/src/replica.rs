@@ -230,7 +230,7 @@ impl Replica {
                 }
             }
             RoleState::Backup(backup) => {
-                let next = backup.drive(machine, self.pace.slice_ns, now);
+                let next = backup.drive(machine, self.pace.attentive().slice_ns, now);
                 let Some((promoted, adoption)) = backup.take_promotion(machine, now) else {
                     return next;
                 };

@@ -67,33 +67,59 @@ pub fn read_sections(reader: &mut FieldReader<'_>) -> Result<Vec<Section>, Codec
 /// # Panics
 /// If there are more pages or they do not ascend: the caller cuts and sorts them.
 pub fn write_pages(writer: &mut FieldWriter, machine: &dyn Machine, pages: &[PageNumber]) {
-    assert!(
-        pages.len() <= MAX_BATCH_PAGES,
-        "batch of {} pages",
-        pages.len()
-    );
-    writer.varint(pages.len() as u64);
-    let mut data = Vec::with_capacity(pages.len() * PAGE_SIZE);
-    let mut next = 0;
-    for page in pages {
+    let mut data = vec![0; pages.len() * PAGE_SIZE];
+    for (page, bytes) in pages.iter().zip(data.as_chunks_mut::<PAGE_SIZE>().0) {
+        machine.read_page(*page, bytes);
+    }
+    encode_pages(writer, pages, data, Packing::Lz4);
+}
+
+/// Whether the data of a batch is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// It is not.
+    None,
+    /// It is, where that helps.
+    Lz4,
+}
+
+/// Appends a batch of at most [`MAX_BATCH_PAGES`] pages, ascending, whose contents are in `data`,
+/// one behind another.
+///
+/// # Panics
+/// If there are more pages, they do not ascend, or `data` is of another size.
+pub fn encode_pages(
+    writer: &mut FieldWriter,
+    pages: &[PageNumber],
+    mut data: Vec<u8>,
+    packing: Packing,
+) {
+    let count = pages.len();
+    assert!(count <= MAX_BATCH_PAGES, "batch of {count} pages");
+    assert_eq!(data.len(), count * PAGE_SIZE, "each page has its bytes");
+    writer.varint(count as u64);
+    let (mut next, mut kept) = (0, 0);
+    for (index, page) in pages.iter().enumerate() {
         let gap = page.0.checked_sub(next).expect("pages of a batch ascend");
-        let mut bytes = ZERO_PAGE;
-        machine.read_page(*page, &mut bytes);
-        let holds_data = bytes != ZERO_PAGE;
+        let at = index * PAGE_SIZE..(index + 1) * PAGE_SIZE;
+        let holds_data = data[at.clone()] != ZERO_PAGE;
         writer.varint(gap << 1 | u64::from(holds_data));
         if holds_data {
-            data.extend_from_slice(&bytes);
+            data.copy_within(at, kept);
+            kept += PAGE_SIZE;
         }
         next = page.0 + 1;
     }
-    let packed = compress(&data);
-    if packed.len() < data.len() {
-        writer.u8(PACKING_LZ4);
-        writer.raw(&packed);
-    } else {
-        writer.u8(PACKING_NONE);
-        writer.raw(&data);
+    data.truncate(kept);
+    if packing == Packing::Lz4 {
+        let packed = compress(&data);
+        if packed.len() < data.len() {
+            writer.u8(PACKING_LZ4);
+            return writer.raw(&packed);
+        }
     }
+    writer.u8(PACKING_NONE);
+    writer.raw(&data);
 }
 
 /// Takes a batch of pages and gives each to `set`.

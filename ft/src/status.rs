@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::checkpoint::status::CheckpointStatus;
 use crate::clock::ClockStats;
 use crate::divergence::DivergenceReport;
 use crate::failover::{FailoverPhases, Suspicion};
@@ -34,8 +35,10 @@ pub struct FtStatus {
     pub state: String,
     /// Its generation.
     pub generation: Generation,
-    /// How epochs are closed.
+    /// How epochs are closed, or would be if the mode were left open.
     pub mode: &'static str,
+    /// Why that.
+    pub mode_reason: String,
     /// What the pair has agreed on.
     pub parameters: Option<Parameters>,
     /// The epoch under way.
@@ -48,6 +51,8 @@ pub struct FtStatus {
     pub lag: Lag,
     /// What was sent for the log.
     pub log: LogTraffic,
+    /// Deltas that have closed epochs; none where a log does.
+    pub checkpoint: Option<CheckpointStatus>,
     /// Outputs and how long they were held.
     pub outputs: OutputStatus,
     /// How well the guest's clock follows.

@@ -2,7 +2,7 @@
 //!
 //! Capabilities are found out by trying, never assumed from a processor's name. The software
 //! backend needs nothing of its host, so its answers are the same everywhere; the tests in
-//! `hypervisor/tests` are what backs each of them.
+//! `hypervisor/tests` are what backs each of them. Those of KVM are what its probes find.
 
 use serde::Serialize;
 
@@ -18,6 +18,15 @@ pub enum LogicalClock {
     Exits,
 }
 
+/// A measured value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Figure {
+    /// The value.
+    pub value: u64,
+    /// Its unit.
+    pub unit: &'static str,
+}
+
 /// One thing a backend can or cannot do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Capability {
@@ -27,6 +36,9 @@ pub struct Capability {
     pub available: bool,
     /// How it is done, or what is missing.
     pub detail: String,
+    /// What was measured, if something was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub figure: Option<Figure>,
 }
 
 /// Whether a mode of protection can be used.
@@ -45,6 +57,10 @@ pub struct ModeAnswer {
 pub struct Capabilities {
     /// The backend.
     pub backend: &'static str,
+    /// Whether it can run a stock kernel here.
+    pub usable: bool,
+    /// Why, or what is missing.
+    pub reason: String,
     /// Its clock.
     pub logical_clock: LogicalClock,
     /// What it can do.
@@ -60,14 +76,18 @@ impl Capabilities {
             name,
             available: true,
             detail: detail.into(),
+            figure: None,
         };
         let cannot = |name, detail: &str| Capability {
             name,
             available: false,
             detail: detail.into(),
+            figure: None,
         };
         Self {
             backend: "software",
+            usable: true,
+            reason: "needs nothing of the host".into(),
             logical_clock: LogicalClock::Instructions,
             capabilities: vec![
                 can("logical clock", "every retired instruction is counted"),
@@ -93,65 +113,49 @@ impl Capabilities {
                 },
                 ModeAnswer {
                     mode: "checkpoint",
-                    available: false,
-                    reason: "not built yet".into(),
+                    available: true,
+                    reason: "pages written and the whole state can be copied at any instruction"
+                        .into(),
                 },
             ],
         }
     }
 
-    /// Those of KVM on a host whose counter runs at `host_khz` and can be scaled or not, as far as
-    /// they follow from what this backend is.
-    pub fn kvm(host_khz: u32, scales: bool) -> Self {
-        let capability = |name, available, detail: String| Capability {
-            name,
-            available,
-            detail,
-        };
-        let frequency = if scales {
-            "any, the host's is scaled".to_owned()
-        } else {
-            format!("that of the host, {host_khz} kHz")
+    /// Those of the KVM backend where it cannot be asked for more.
+    fn no_kvm(reason: String) -> Self {
+        let answer = |mode| ModeAnswer {
+            mode,
+            available: false,
+            reason: reason.clone(),
         };
         Self {
             backend: "kvm",
+            usable: false,
             logical_clock: LogicalClock::Exits,
-            capabilities: vec![
-                capability("logical clock", true, "host time spent in the guest".into()),
-                capability("stop at a logical time", false, "at an exit near it".into()),
-                capability("time-stamp counter frequency", true, frequency),
-                capability("hardware breakpoints", true, "4 places".into()),
-                capability("dirty log", true, "4 KiB pages".into()),
-                capability("more than one vCPU", false, "one vCPU per machine".into()),
-            ],
-            modes: vec![
-                ModeAnswer {
-                    mode: "replay",
-                    available: false,
-                    reason: "KVM does not tell where a guest is at a logical time".into(),
-                },
-                ModeAnswer {
-                    mode: "checkpoint",
-                    available: false,
-                    reason: "not built yet".into(),
-                },
-            ],
+            capabilities: Vec::new(),
+            modes: vec![answer("replay"), answer("checkpoint")],
+            reason,
         }
     }
 
     /// The capabilities as a table for people.
     pub fn table(&self) -> String {
-        let mut text = format!("backend {}\n", self.backend);
-        for Capability {
-            name,
-            available,
-            detail,
-        } in &self.capabilities
-        {
-            let mark = if *available { "yes" } else { "no" };
-            text.push_str(&format!("  {name:<28} {mark:<4} {detail}\n"));
+        let mut text = format!(
+            "backend {}: {}, {}\n",
+            self.backend,
+            if self.usable { "usable" } else { "not usable" },
+            self.reason
+        );
+        for capability in &self.capabilities {
+            let Capability { name, detail, .. } = capability;
+            let mark = if capability.available { "yes" } else { "no" };
+            text.push_str(&format!("  {name:<30} {mark:<4} {detail}"));
+            if let Some(Figure { value, unit }) = capability.figure {
+                text.push_str(&format!(" ({value} {unit})"));
+            }
+            text.push('\n');
         }
-        text.push_str("modes of protection\n");
+        text.push_str("  modes of protection\n");
         for ModeAnswer {
             mode,
             available,
@@ -159,8 +163,104 @@ impl Capabilities {
         } in &self.modes
         {
             let mark = if *available { "yes" } else { "no" };
-            text.push_str(&format!("  {mode:<28} {mark:<4} {reason}\n"));
+            text.push_str(&format!("    {mode:<28} {mark:<4} {reason}\n"));
         }
         text
+    }
+}
+
+/// The backend that `hypervisor=auto` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// Its name.
+    pub backend: &'static str,
+    /// Why this one.
+    pub reason: String,
+}
+
+/// What all backends can do on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostCapabilities {
+    /// A backend each.
+    pub backends: Vec<Capabilities>,
+    /// What follows.
+    pub auto: Choice,
+}
+
+impl HostCapabilities {
+    /// Asks this host. Takes less than two seconds.
+    pub fn probe() -> Self {
+        Self::of(vec![Capabilities::software(), kvm()])
+    }
+
+    /// KVM, if it is usable; software, which always is, otherwise.
+    fn of(backends: Vec<Capabilities>) -> Self {
+        let kvm = backends.iter().find(|backend| backend.backend == "kvm");
+        let auto = match kvm {
+            Some(kvm) if kvm.usable => Choice {
+                backend: "kvm",
+                reason: kvm.reason.clone(),
+            },
+            Some(kvm) => Choice {
+                backend: "software",
+                reason: kvm.reason.clone(),
+            },
+            None => Choice {
+                backend: "software",
+                reason: "there is no other backend".into(),
+            },
+        };
+        Self { backends, auto }
+    }
+
+    /// A table for people.
+    pub fn table(&self) -> String {
+        let tables: Vec<String> = self.backends.iter().map(Capabilities::table).collect();
+        format!(
+            "{}\nhypervisor=auto takes {}: {}\n",
+            tables.join("\n"),
+            self.auto.backend,
+            self.auto.reason
+        )
+    }
+}
+
+/// Asks KVM, if there is one.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) fn kvm() -> Capabilities {
+    use crate::kvm::probe::{Depth, probe};
+    match probe(Depth::All) {
+        Ok(findings) => findings.capabilities(),
+        Err(error) => Capabilities::no_kvm(error.to_string()),
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn kvm() -> Capabilities {
+    Capabilities::no_kvm("this host is not Linux on x86-64".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_takes_kvm_only_where_it_is_usable() {
+        let mut kvm = Capabilities::no_kvm("it is broken".into());
+        let host = HostCapabilities::of(vec![Capabilities::software(), kvm.clone()]);
+        assert_eq!(host.auto.backend, "software");
+        assert_eq!(host.auto.reason, "it is broken");
+        let table = host.table();
+        assert!(
+            table.contains("backend kvm: not usable, it is broken"),
+            "{table}"
+        );
+        assert!(
+            table.ends_with("hypervisor=auto takes software: it is broken\n"),
+            "{table}"
+        );
+        kvm.usable = true;
+        let host = HostCapabilities::of(vec![Capabilities::software(), kvm]);
+        assert_eq!(host.auto.backend, "kvm");
     }
 }

@@ -67,6 +67,8 @@ pub struct GuestMemory {
     dirty: Vec<AtomicU64>,
     touched: Vec<AtomicU64>,
     generation: AtomicU64,
+    /// Bits set in `dirty`.
+    dirty_count: AtomicU64,
 }
 
 // SAFETY: `base` points to a private mapping that lives as long as `self`. Access goes through
@@ -111,6 +113,7 @@ impl GuestMemory {
             dirty: bitmap(),
             touched: bitmap(),
             generation: AtomicU64::new(0),
+            dirty_count: AtomicU64::new(0),
         })
     }
 
@@ -247,13 +250,16 @@ impl GuestMemory {
     #[inline]
     pub fn mark_dirty(&self, page: u64) {
         let (word, bit) = ((page / 64) as usize, 1u64 << (page % 64));
-        self.dirty[word].fetch_or(bit, Ordering::Relaxed);
+        if self.dirty[word].fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            self.dirty_count.fetch_add(1, Ordering::Relaxed);
+        }
         self.touched[word].fetch_or(bit, Ordering::Relaxed);
     }
 
     /// Pages written since the last call, in rising order; starts the record anew.
     pub fn take_dirty(&self) -> Vec<u64> {
         self.generation.fetch_add(1, Ordering::Relaxed);
+        self.dirty_count.store(0, Ordering::Relaxed);
         let mut pages = Vec::new();
         for (index, word) in self.dirty.iter().enumerate() {
             if word.load(Ordering::Relaxed) != 0 {
@@ -263,6 +269,12 @@ impl GuestMemory {
         pages
     }
 
+    /// How many pages [`GuestMemory::take_dirty`] would give.
+    #[inline]
+    pub fn dirty_count(&self) -> u64 {
+        self.dirty_count.load(Ordering::Relaxed)
+    }
+
     /// Pages that were ever written, in rising order. All others hold zeroes.
     pub fn touched(&self) -> Vec<u64> {
         let mut pages = Vec::new();
@@ -270,6 +282,12 @@ impl GuestMemory {
             push_bits(&mut pages, index, word.load(Ordering::Relaxed));
         }
         pages
+    }
+
+    /// Whether page number `page` of the mapping was ever written; if not, it holds zeroes.
+    pub fn is_touched(&self, page: u64) -> bool {
+        let word = self.touched.get((page / 64) as usize);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) & 1 << (page % 64) != 0)
     }
 
     /// Counts the calls of [`GuestMemory::take_dirty`]: a backend that keeps its own note of
@@ -317,9 +335,13 @@ mod tests {
         let mut back = [0; 4];
         memory.read(GuestAddress(4094), &mut back).unwrap();
         assert_eq!(back, [1, 2, 3, 4]);
+        assert_eq!(memory.dirty_count(), 2);
         assert_eq!(memory.take_dirty(), [0, 1]);
+        assert_eq!(memory.dirty_count(), 0);
         assert!(memory.take_dirty().is_empty());
         assert_eq!(memory.touched(), [0, 1]);
+        let touched = [0, 1, 2, u64::MAX].map(|page| memory.is_touched(page));
+        assert_eq!(touched, [true, true, false, false]);
     }
 
     #[test]

@@ -24,25 +24,32 @@ input_of_disk() {
     cat "$cache/packages"
 }
 
-# Unpacks the kernel's modules below FOLDER, uncompressed, with the index of what needs what.
+# unpack_modules FOLDER BUSYBOX KERNEL [PART]...: unpacks the kernel's modules, or those in the
+# parts of its tree, below FOLDER, uncompressed, with the index of what needs what.
 unpack_modules() {
-    local folder=$1 busybox=$2 kernel version
-    kernel=$(kernel_package)
+    local folder=$1 busybox=$2 kernel=$3 version part patterns=()
+    shift 3
     version=${kernel#linux-image-}
     mkdir -p "$folder"
+    [[ $# -gt 0 ]] || set -- ''
     # Debian 12 has them in /lib, Debian 13 in /usr/lib.
+    for part in ${1:+modules.} "$@"; do
+        patterns+=("./lib/modules/*/$part*" "./usr/lib/modules/*/$part*")
+    done
     dpkg-deb --fsys-tarfile "$cache/$kernel.deb" |
         tar -x -C "$folder" --wildcards --strip-components=1 --transform 's,^\./usr/,./,' \
-            './lib/modules/*' './usr/lib/modules/*' 2> /dev/null || true
+            "${patterns[@]}" 2> /dev/null || true
     [[ -d $folder/lib/modules/$version/kernel ]] || fail "$kernel has no modules"
     find "$folder/lib" -name '*.ko.xz' -print0 | xargs -0 -r xz --decompress
     quietly "$busybox" depmod -b "$folder" "$version" || fail "depmod fails for $version"
     echo "$folder/lib/modules/$version"
 }
 
-# Prints the files of the modules, each after those that it needs.
+# modules_in_order FOLDER NAME...: prints the files of the modules, each after those that it needs.
 modules_in_order() {
-    awk -v wanted="${module_names[*]}" '
+    local folder=$1
+    shift
+    awk -v wanted="$*" '
         function plain(path) {
             sub(/.*\//, "", path); sub(/\.ko.*/, "", path); gsub(/-/, "_", path)
             return path
@@ -69,7 +76,7 @@ modules_in_order() {
                     exit 1
                 }
             }
-        }' "$1/modules.builtin" "$1/modules.dep"
+        }' "$folder/modules.builtin" "$folder/modules.dep"
 }
 
 disk_archive() {
@@ -103,8 +110,9 @@ make_disk() {
     cp "$cache/packages" "$work/packages"
     busybox=$(unpack_busybox)
     check_syntax "$busybox" disk/initramfs jobs.sh
-    modules=$(unpack_modules "$work/modules" "$busybox")
-    modules_in_order "$modules" > "$work/module-files" || fail "the kernel lacks a module"
+    modules=$(unpack_modules "$work/modules" "$busybox" "$(kernel_package)")
+    modules_in_order "$modules" "${module_names[@]}" > "$work/module-files" ||
+        fail "the kernel lacks a module"
     take_guest_program "$busybox"
     disk_archive "$busybox" "$modules" > "$work/disk.cpio"
 }

@@ -44,10 +44,10 @@ unpack() {
 
 # --- single packages --------------------------------------------------------------------------
 
-# Prints "NAME VERSION" of the package that the kernel meta package stands for.
+# Prints "NAME VERSION" of the package that a kernel meta package stands for.
 resolve_kernel() {
     local depends
-    depends=$(apt_cache show --no-all-versions "$kernel_meta_package" 2> /dev/null |
+    depends=$(apt_cache show --no-all-versions "$1" 2> /dev/null |
         sed -n 's/^Depends: //p' | head -n 1) || return 1
     [[ $depends =~ (linux-image-[^ ,]+)\ \(=\ ([^\)]+)\) ]] || return 1
     echo "${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"

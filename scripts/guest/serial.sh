@@ -12,25 +12,25 @@ resolve_and_download() {
     local kernel busybox
     rm -f "$work/packages"
     step "looking up $kernel_meta_package and busybox-static"
-    kernel=$(resolve_kernel) || return 1
+    kernel=$(resolve_kernel "$kernel_meta_package") || return 1
     busybox=$(resolve_package busybox-static) || return 1
     step "downloading ${kernel/ / } and $busybox"
     # shellcheck disable=SC2086 # two words each
     download_package $kernel && download_package $busybox
 }
 
-# True if the packages of an earlier run are still there, unharmed.
+# True if the packages of an earlier run, in a list that it left, are still there, unharmed.
 packages_are_cached() {
     local name version sum
-    [[ -s $cache/packages ]] || return 1
+    [[ -s $1 ]] || return 1
     while read -r name version sum; do
         [[ -n $version && -f $cache/$name.deb && $(checksum "$cache/$name.deb") == "$sum" ]] ||
             return 1
-    done < "$cache/packages"
+    done < "$1"
 }
 
 get_packages() {
-    if [[ -n $refresh ]] || ! packages_are_cached; then
+    if [[ -n $refresh ]] || ! packages_are_cached "$cache/packages"; then
         with_current_lists resolve_and_download
         mv -f "$work/packages" "$cache/packages"
     fi

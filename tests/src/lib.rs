@@ -4,9 +4,12 @@
 //! What is here knows the programs only from outside: their command lines, their API, the bytes on
 //! a serial socket and the frames on a tap.
 
+pub mod backend;
 pub mod capture;
 pub mod command;
+pub mod faults;
 pub mod measure;
+pub mod migration;
 pub mod network;
 pub mod process;
 pub mod proxy;

@@ -227,11 +227,24 @@ impl Drop for VmProcess {
     }
 }
 
-/// Arguments that boot the serial test guest with `jobs`.
+/// Arguments that boot the serial test guest with `jobs` on the software processor, which every
+/// host has and which alone can be replayed.
 ///
 /// # Errors
 /// When the guest's files are missing.
 pub fn guest_arguments(memory: &str, jobs: &str) -> Result<Vec<String>, HarnessError> {
+    guest_arguments_on("software", memory, jobs)
+}
+
+/// The same on a backend of this name.
+///
+/// # Errors
+/// When the guest's files are missing.
+pub fn guest_arguments_on(
+    hypervisor: &str,
+    memory: &str,
+    jobs: &str,
+) -> Result<Vec<String>, HarnessError> {
     let (kernel, initramfs) = (guest_file("vmlinuz")?, guest_file("serial.cpio")?);
     let text = |path: PathBuf| path.display().to_string();
     Ok([
@@ -245,6 +258,8 @@ pub fn guest_arguments(memory: &str, jobs: &str) -> Result<Vec<String>, HarnessE
         &format!("size={memory}"),
         "--console",
         "off",
+        "--platform",
+        &format!("hypervisor={hypervisor}"),
     ]
     .map(str::to_owned)
     .to_vec())

@@ -317,8 +317,8 @@ fn a_running_vm_is_unharmed_by_bad_calls() {
             ["fence", "carrier:x"],
         ),
         (
-            to(nobody, json!({"mode": "checkpoint"})),
-            ["mode", "checkpoint"],
+            to(nobody, json!({"mode": "mirror"})),
+            ["mirror", "checkpoint"],
         ),
         (to(nobody, json!({"speed": "high"})), ["speed", "unknown"]),
     ] {

@@ -71,38 +71,19 @@ impl Scene {
         assert!(!self.client.has_ended(), "the client gave up");
     }
 
-    /// Waits until one side is live and the other has ended; the one that is live is the primary
-    /// from now on. Returns whether that was the backup, and what the other says.
+    /// Waits until one side is live and the other has ended. Returns whether the backup went live,
+    /// and what the other says.
     fn settle(&mut self, what: &str) -> (bool, Value) {
-        let mut states = [Value::Null, Value::Null];
-        let waited = wait_until(what, LIMIT, || {
-            let backup = self.pair.backup.as_ref().unwrap();
-            states = [self.pair.primary.ft_status()?, backup.ft_status()?];
-            let live = states.iter().filter(|state| state["live"] == true).count();
-            let ended = states
-                .iter()
-                .filter(|state| state["role"] == "ended")
-                .count();
-            assert!(live <= 1, "two live machines: {states:?}");
-            Ok((live, ended) == (1, 1))
-        });
-        assert!(waited.is_ok(), "{waited:?}: {states:?}");
-        let promoted = states[1]["live"] == true;
-        let [primary, backup] = states;
-        let loser = if promoted { primary } else { backup };
-        let error = loser["error"].as_str().unwrap_or_default();
-        assert!(!error.is_empty(), "{what}: the loser says why: {loser}");
+        let settled = self.pair.settle();
+        let settled = settled.unwrap_or_else(|error| panic!("{what}: {error}"));
         self.proxy = None;
-        let backup = self.pair.backup.take().unwrap();
-        if promoted {
-            self.client.follow(backup.serial().to_owned());
-            self.pair.primary = backup;
+        if settled.promoted {
+            self.client.follow(self.pair.primary.serial().to_owned());
         }
         let survivor = self.pair.primary.ft_status().unwrap();
-        assert_eq!(survivor["role"], "unprotected", "{what}: {survivor}");
         assert_eq!(survivor["divergences"], 0, "{what}: {survivor}");
         self.more_replies(10);
-        (promoted, loser)
+        (settled.promoted, settled.loser)
     }
 
     /// The primary is dead: its backup takes its place.

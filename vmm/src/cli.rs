@@ -4,6 +4,7 @@
 //! --api-socket PATH                     wait for calls
 //! --kernel FILE [VM options]            create and boot a VM at once; with a socket or without
 //! --kernel FILE ... --record FILE       the same, and write a log of it
+//! --restore source_url=file://FOLDER    restore a VM from a snapshot; with a socket or without
 //! --replay FILE                         replay such a log and verify it
 //! --capabilities [--json]               what this host can do
 //! ```
@@ -20,10 +21,11 @@ use std::process::ExitCode;
 use api_client::chain_report;
 use api_client::options::{OptionError, parse_console, parse_serial};
 use api_client::types::console::ConsoleMode;
+use api_client::types::requests::RestoreConfig;
 use api_client::types::{ConsoleConfig, HypervisorChoice, PayloadConfig, VmConfig};
 use clap::Parser;
 
-use crate::config::{ConfigError, Endpoint, HostLimits, VmSettings, options};
+use crate::config::{ConfigError, Endpoint, HostLimits, VmSettings, check_restore, options};
 use crate::host::serial::SerialTarget;
 use arguments::Arguments;
 
@@ -51,6 +53,8 @@ pub enum Mode {
         /// Where a log of it is written.
         record: Option<PathBuf>,
     },
+    /// Restore a VM from a snapshot, then serve the API if there is a socket.
+    Restore(Box<RestoreConfig>),
     /// Replay a recorded log and verify it.
     Replay {
         /// The log.
@@ -227,6 +231,11 @@ fn mode(arguments: &Arguments, host: &HostLimits) -> Result<Mode, OptionFailure>
             serial,
             hypervisor,
         });
+    }
+    if let Some(text) = &arguments.restore {
+        let config = parsed("restore", options::restore(text))?;
+        check_restore(&config)?;
+        return Ok(Mode::Restore(Box::new(config)));
     }
     if !arguments.boots() {
         return Ok(Mode::Serve);

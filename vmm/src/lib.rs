@@ -16,6 +16,7 @@ pub mod host;
 pub mod loader;
 pub mod logging;
 pub mod machine;
+pub mod migration;
 pub mod offline;
 pub mod signals;
 pub mod vm;

@@ -9,8 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use api_client::types::VmConfig;
 use ft::status::End;
-use hypervisor::Hypervisor;
-use hypervisor::software::SoftwareHypervisor;
+use hypervisor::HostCapabilities;
 use vmm::api::{ApiServer, ApiSocket};
 use vmm::cli::{CommandLine, Mode, VERSION, report_failure};
 use vmm::config::{Endpoint, inherited};
@@ -57,7 +56,7 @@ fn run(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Mode::Capabilities { json } => {
-            let capabilities = SoftwareHypervisor.capabilities();
+            let capabilities = HostCapabilities::probe();
             if *json {
                 println!("{}", serde_json::to_string_pretty(&capabilities)?);
             } else {
@@ -80,7 +79,7 @@ fn run(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
                 ExitCode::FAILURE
             })
         }
-        Mode::Serve | Mode::Boot { .. } => serve(start, line),
+        Mode::Serve | Mode::Boot { .. } | Mode::Restore(_) => serve(start, line),
     }
 }
 
@@ -133,6 +132,11 @@ fn serve(start: Instant, line: CommandLine) -> Result<ExitCode, Failure> {
             let waited = booted.map(|()| wait(&control, &noticed, line.no_shutdown));
             waited.map_err(Failure::from)
         }
+        Mode::Restore(config) => {
+            let restored = control.restore(&config).map_err(BootError::from);
+            let waited = restored.map(|()| wait(&control, &noticed, line.no_shutdown));
+            waited.map_err(Failure::from)
+        }
         _ => Ok(wait(&control, &noticed, true)),
     };
     control.quit();
@@ -155,7 +159,7 @@ fn boot(control: &Control, config: VmConfig, record: Option<&Path>) -> Result<()
 fn wait(control: &Control, noticed: &mpsc::Receiver<Notice>, stays: bool) -> ExitCode {
     loop {
         match noticed.recv() {
-            Ok(Notice::Quit) | Err(_) => return ExitCode::SUCCESS,
+            Ok(Notice::Quit | Notice::Migrated) | Err(_) => return ExitCode::SUCCESS,
             Ok(Notice::Ended {
                 end: End::PoweredOff,
                 ..

@@ -65,6 +65,51 @@ pub struct VmInfo {
     /// Devices; missing before boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_tree: Option<BTreeMap<String, DeviceNode>>,
+    /// The migration that goes on, or the last one; missing if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationInfo>,
+}
+
+/// What a migration is doing, or what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MigrationState {
+    /// It waits for a sender.
+    Waiting,
+    /// Memory is copied while the VM runs.
+    Copying,
+    /// The VM stands still and changes sides.
+    Switching,
+    /// The VM has changed sides.
+    Finished,
+    /// It has failed; the VM goes on at the source.
+    Failed,
+    /// It was cancelled; the VM goes on at the source.
+    Cancelled,
+    /// It has failed at the last moment: the VM stands still here, and may run on the other side.
+    Undecided,
+}
+
+/// How far a migration is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationInfo {
+    /// What it is doing, or what became of it.
+    pub state: MigrationState,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Number of the round in which memory is copied.
+    pub round: u64,
+    /// Bytes of memory that went over the connections.
+    pub transferred_bytes: u64,
+    /// Pages that were copied; those that were written again count again.
+    pub transferred_pages: u64,
+    /// Pages of this round that were not.
+    pub remaining_pages: u64,
+    /// Time since it began, or that it took.
+    pub elapsed_ms: u64,
+    /// How long the VM stood still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downtime_us: Option<u64>,
 }
 
 /// Answer of `vm.add-*` for a running VM.

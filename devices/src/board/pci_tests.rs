@@ -141,7 +141,7 @@ fn a_request_is_an_event_and_its_answer_an_msi() {
     assert_eq!(board.pending_interrupt(), None);
     let answer = |bytes| VirtioInput::Entropy {
         id: 0,
-        bytes: Payload(bytes),
+        bytes: Payload::from(bytes),
     };
     let outcome = board.virtio_input(ENTROPY, answer(vec![7; 8]), &mut ram, T0);
     assert_eq!(outcome, Ok(InputOutcome::Taken));
@@ -166,7 +166,7 @@ fn without_msix_a_level_interrupt_stays_until_the_isr_is_read() {
     }
     start_entropy(&mut board, &mut ram);
     ask(&mut board, &mut ram);
-    let bytes = Payload(vec![1; 8]);
+    let bytes = Payload::from(vec![1; 8]);
     let answer = VirtioInput::Entropy { id: 0, bytes };
     let outcome = board.virtio_input(ENTROPY, answer, &mut ram, T0);
     assert_eq!(outcome, Ok(InputOutcome::Taken));
@@ -263,7 +263,7 @@ fn damaged_pci_sections_never_panic() {
                 board.mmio_write(bar + offset, 4, random.next(), T0, &mut ram);
                 board.mmio_read(bar + offset, 4, T0);
             }
-            let bytes = Payload(vec![1; 8]);
+            let bytes = Payload::from(vec![1; 8]);
             let answer = VirtioInput::Entropy { id: 0, bytes };
             let _ = board.virtio_input(ENTROPY, answer, &mut ram, T0);
             let _ = Board::restore(&board.save());

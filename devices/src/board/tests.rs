@@ -535,7 +535,7 @@ impl Subject for Wrapped {
 
 /// Inputs of every device, sound or not.
 fn any_input(value: u64, size: u8) -> VirtioInput {
-    let bytes = Payload(vec![value as u8; 4 * usize::from(size)]);
+    let bytes = Payload::from(vec![value as u8; 4 * usize::from(size)]);
     let id = value >> 16 & 3;
     match value & 7 {
         0 => VirtioInput::BlockCompletion {

@@ -118,21 +118,21 @@ mod tests {
     fn it_is_bounded_in_frames_and_in_bytes() {
         let mut small = Backlog::default();
         for _ in 0..BACKLOG_FRAMES {
-            assert!(small.push(Payload(vec![1])));
+            assert!(small.push(Payload::from(vec![1])));
         }
         assert_eq!(small.room(100), 0);
-        assert!(!small.push(Payload(vec![1])));
+        assert!(!small.push(Payload::from(vec![1])));
         small.remove_first();
-        assert!(small.push(Payload(vec![1])));
+        assert!(small.push(Payload::from(vec![1])));
 
         let mut large = Backlog::default();
-        assert!(large.push(Payload(vec![1; BACKLOG_BYTES - 10])));
+        assert!(large.push(Payload::from(vec![1; BACKLOG_BYTES - 10])));
         assert_eq!(large.room(100), 10);
-        assert!(!large.push(Payload(vec![1; 11])));
-        assert!(large.push(Payload(vec![2; 10])));
+        assert!(!large.push(Payload::from(vec![1; 11])));
+        assert!(large.push(Payload::from(vec![2; 10])));
         assert_eq!(large.room(100), 0);
         assert_eq!((large.remove_longer(10), large.remove_longer(10)), (1, 0));
-        assert_eq!(large.first(), Some(&Payload(vec![2; 10])));
+        assert_eq!(large.first(), Some(&Payload::from(vec![2; 10])));
         assert!(large.validate("toy", 1..=10).is_ok());
         assert!(large.validate("toy", 1..=9).is_err());
     }

@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn inputs_survive_a_log() {
-        let bytes = || Payload((0..200).collect());
+        let bytes = || Payload::from((0..200).collect::<Vec<u8>>());
         let (id, sectors, guest_cid) = (7, 1 << 40, 9);
         let completion = |result| VirtioInput::BlockCompletion { id, result };
         let inputs = [

@@ -4,6 +4,7 @@
 //! first bytes and a hash over all, because one line for each byte would bury everything else.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -11,9 +12,21 @@ const SHOWN: usize = 32;
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
-/// Bytes that pass through a device.
+/// Bytes that pass through a device. Copies share them.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Payload(pub Vec<u8>);
+pub struct Payload(Arc<Vec<u8>>);
+
+impl Payload {
+    /// The bytes, to be changed: copied first if somebody else has them too.
+    pub fn to_mut(&mut self) -> &mut Vec<u8> {
+        Arc::make_mut(&mut self.0)
+    }
+
+    /// The bytes, without a copy if nobody else has them.
+    pub fn into_bytes(self) -> Vec<u8> {
+        Arc::unwrap_or_clone(self.0)
+    }
+}
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,7 +49,7 @@ impl fmt::Debug for Payload {
 
 impl From<Vec<u8>> for Payload {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+        Self(Arc::new(bytes))
     }
 }
 
@@ -62,7 +75,7 @@ impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // The encoding of bytes and of a list of bytes is one and the same in postcard, which is
         // the only form that is read back.
-        Vec::<u8>::deserialize(deserializer).map(Self)
+        Vec::<u8>::deserialize(deserializer).map(Self::from)
     }
 }
 
@@ -72,7 +85,7 @@ mod tests {
 
     #[test]
     fn encodes_exactly_and_describes_briefly() {
-        let payload = Payload((0..100).collect());
+        let payload = Payload::from((0..100).collect::<Vec<u8>>());
         let bytes = postcard::to_allocvec(&payload).unwrap();
         assert_eq!(bytes.len(), 101);
         assert_eq!(postcard::from_bytes::<Payload>(&bytes).unwrap(), payload);

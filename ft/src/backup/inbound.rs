@@ -1,5 +1,6 @@
 //! What a backup makes of its primary's messages, before the machine sees any of it.
 
+use crate::backup::delta::DeltaStage;
 use crate::backup::work_queue::Item;
 use crate::backup::{Backup, GREETING_TIMEOUT_MS, MAX_AWAITING_BYTES, Phase};
 use crate::codec::FieldReader;
@@ -108,6 +109,12 @@ impl Backup {
                 self.on_clone_done(base, now)
             }
             (_, Message::Log(bytes)) => self.on_log(&bytes, now),
+            (_, Message::Delta(bytes)) if self.follows_deltas() => self.stage_delta(&bytes),
+            (_, Message::Held(outputs)) if self.follows_deltas() => self.stage_outputs(outputs),
+            (_, Message::DeltaSections(bytes)) if self.follows_deltas() => {
+                self.stage_sections(&bytes)
+            }
+            (_, Message::Commit(commit)) if self.follows_deltas() => self.on_commit(*commit, now),
             (_, Message::Released(number)) => {
                 self.released = self.released.max(number);
                 self.gate.forget(number);
@@ -165,14 +172,19 @@ impl Backup {
 
     /// Entries of the log.
     fn on_log(&mut self, bytes: &[u8], now: HostTime) -> Result<(), String> {
+        let by_delta = self.follows_deltas();
         let Some(decoder) = &mut self.decoder else {
             return Err("log entries before the clone is complete".into());
         };
+        let last = decoder.at();
         let mut reader = FieldReader::new(bytes);
         while reader.remaining() > 0 {
             let entry = decoder
                 .decode(&mut reader)
                 .map_err(|error| error.to_string())?;
+            if by_delta && (entry.event != Event::Marker || entry.at != last) {
+                return Err("a log entry that is no marker where deltas close epochs".into());
+            }
             self.received = self.received.plus(1);
             let releases = self.parameters.release == ReleasePolicy::Received;
             self.ack_now |= releases && matches!(entry.event, Event::Outputs { .. });
@@ -219,6 +231,7 @@ impl Backup {
             ));
         }
         let pages = std::mem::take(&mut self.staged_pages);
+        self.staged_delta = DeltaStage::default();
         self.staged_bytes = 0;
         self.queue.clear();
         self.queue.push(Item::Repair(pages, sections, base));

@@ -13,6 +13,7 @@
 //! that its last acknowledgement gave the primary has run out: so even a primary that is alive,
 //! but cut off or stopped, lets nothing go any more.
 
+mod delta;
 mod inbound;
 mod promote;
 mod replay_queue;
@@ -26,6 +27,7 @@ use crate::fence::{Fence, FenceError};
 use crate::link::Link;
 use crate::log::EntryCoder;
 use crate::machine::{Machine, Section};
+use crate::mode::{Mode, ModeError};
 use crate::output::{OutputGate, ReleasePolicy};
 use crate::parameters::{ParameterError, Parameters};
 use crate::primary::{Demotion, Promoted};
@@ -40,13 +42,14 @@ use crate::status::{
 };
 use crate::stray::StrayPages;
 use crate::time::{Generation, HostTime, LogPosition, NS_PER_MS};
+use delta::DeltaStage;
 use promote::ClockOffset;
 use work_queue::WorkQueue;
 
 /// Timeout before the handshake has set one.
 const GREETING_TIMEOUT_MS: u64 = 10_000;
 /// Longest time that an acknowledgement waits when nothing depends on it.
-const ACK_NS: u64 = 4 * NS_PER_MS;
+const ACK_NS: u64 = 8 * NS_PER_MS;
 
 /// Bytes that may wait for the machine before no more are read.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
@@ -88,6 +91,9 @@ pub struct Backup {
     staged_pages: VecDeque<Vec<u8>>,
     staged_bytes: usize,
     staged_sections: SectionStage,
+    staged_delta: DeltaStage,
+    /// The sections as they are, where a delta brings those that have changed.
+    sections: Vec<Section>,
     decoder: Option<EntryCoder>,
     replayer: Option<Replayer>,
     /// The sections that were reported to the primary; a repair brings those that differ.
@@ -120,6 +126,9 @@ pub enum AcceptError {
     /// A setting is out of range.
     #[error(transparent)]
     Parameter(#[from] ParameterError),
+    /// This side cannot follow as the primary wants it to.
+    #[error(transparent)]
+    Mode(#[from] ModeError),
     /// The fence cannot be asked.
     #[error(transparent)]
     Fence(#[from] FenceError),
@@ -145,6 +154,8 @@ impl Backup {
             staged_pages: VecDeque::new(),
             staged_bytes: 0,
             staged_sections: SectionStage::default(),
+            staged_delta: DeltaStage::default(),
+            sections: Vec::new(),
             decoder: None,
             replayer: None,
             reported: Vec::new(),
@@ -195,6 +206,7 @@ impl Backup {
             generation,
             detector,
             decoder: Some(EntryCoder::new(base.at, base.point)),
+            sections: machine.sections(),
             gate: OutputGate::new(base.ledger.count),
             released: base.ledger.count,
             replayer: Some(Replayer::new(replay_base(&base), scrub_pages)),
@@ -237,7 +249,7 @@ impl Backup {
             return Err(AcceptError::State(self.state_name()));
         };
         let facts = MachineFacts::of(machine);
-        match check(&hello, &facts, fence) {
+        match check(&hello, machine, &facts, fence) {
             Ok(fence) => {
                 self.generation = hello.generation;
                 self.parameters = hello.parameters;
@@ -365,7 +377,8 @@ impl Backup {
             },
             state: self.state_name().into(),
             generation: self.generation,
-            mode: "replay",
+            mode: self.parameters.mode.name(),
+            mode_reason: "the primary has chosen it".into(),
             parameters: self.facts.as_ref().map(|_| self.parameters.clone()),
             epoch: self
                 .replayer
@@ -382,6 +395,7 @@ impl Backup {
             },
             lag: Lag::default(),
             log: LogTraffic::of(self.link.traffic()),
+            checkpoint: None,
             outputs: OutputStatus {
                 waiting: self.gate.len() as u64,
                 released: self.released,
@@ -480,7 +494,10 @@ impl Backup {
             (None, Phase::Listening) => "listening",
             (None, Phase::Greeted) => "handshake",
             (None, Phase::Cloning) => "cloning",
-            (None, Phase::Replaying) => "replaying",
+            (None, Phase::Replaying) => match self.parameters.mode {
+                Mode::Checkpoint => "following",
+                Mode::Auto | Mode::Replay => "replaying",
+            },
             (None, Phase::Diverged) => "diverged",
             (None, Phase::Promoting(promotion)) => match (promotion.won, promotion.drained) {
                 (None, _) => "fencing",
@@ -529,11 +546,15 @@ fn replay_base(base: &Base) -> ReplayBase {
 /// Checks a primary's opening against this side's machine and fence.
 fn check(
     hello: &Hello,
+    machine: &dyn Machine,
     facts: &MachineFacts,
     mut fence: Box<dyn Fence>,
 ) -> Result<Box<dyn Fence>, AcceptError> {
     facts.agree(&hello.facts)?;
     hello.parameters.validate()?;
+    let mode = hello.parameters.mode;
+    let agreed = mode.choose(machine)?.mode;
+    refuse_unless_equal("mode", mode.name(), agreed.name())?;
     if fence.is_shared() {
         let claim = fence.current()?;
         let ours = claim.map_or("none".into(), |claim| claim.generation.to_string());

@@ -1,5 +1,6 @@
 //! How a backup becomes primary.
 
+use crate::backup::delta::DeltaStage;
 use crate::backup::{Adoption, Backup, Phase};
 use crate::clock::ClockFollower;
 use crate::failover::{FenceAttempt, Progress, Promotion, Suspicion};
@@ -85,6 +86,7 @@ impl Backup {
         }
         (self.staged_pages, self.staged_bytes) = Default::default();
         self.staged_sections = SectionStage::default();
+        self.staged_delta = DeltaStage::default();
         self.phase = Phase::Promoting(Box::new(Promotion {
             degraded: matches!(self.phase, Phase::Diverged),
             cause,

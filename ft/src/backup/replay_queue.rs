@@ -2,6 +2,7 @@
 
 use crate::backup::work_queue::Item;
 use crate::backup::{Backup, Phase, replay_base};
+use crate::checkpoint::sections::replaced;
 use crate::codec::FieldReader;
 use crate::digest::PageDigest;
 use crate::divergence::{BackupState, DivergenceCause};
@@ -58,7 +59,7 @@ impl Backup {
                 break;
             };
             // A batch of pages takes about a millisecond: heartbeats must go out in between.
-            let is_batch = matches!(item, Item::Pages(_) | Item::Compare(_));
+            let is_batch = matches!(item, Item::Pages(_) | Item::Compare(_) | Item::Delta(_));
             device_inputs += usize::from(is_device_input(&item));
             if let Some(item) = self.work_on(machine, item, &mut budget, now) {
                 self.queue.put_back(item);
@@ -105,6 +106,7 @@ impl Backup {
                     return Some(Item::Entry(position, entry));
                 }
             }
+            Item::Delta(delta) => return self.set_delta(machine, delta, now).map(Item::Delta),
             Item::Repair(mut batches, sections, base) => {
                 let most = batches.len().min(MAX_BATCHES);
                 for bytes in batches.drain(..most) {
@@ -185,11 +187,19 @@ impl Backup {
         if let Some(text) = machine.failure() {
             return self.give_up(&format!("the machine does not take the clone: {text}"), now);
         }
+        self.keep_sections(sections.to_vec());
         self.settle(machine, base);
         self.phase = match std::mem::replace(&mut self.phase, Phase::Replaying) {
             promoting @ Phase::Promoting(_) => promoting,
             _ => Phase::Replaying,
         };
+    }
+
+    /// Keeps the sections as they are now, if the next ones are to be told from them.
+    fn keep_sections(&mut self, sections: Vec<Section>) {
+        if self.follows_deltas() {
+            self.sections = sections;
+        }
     }
 
     /// Takes the base as the state that the machine is in.
@@ -277,7 +287,7 @@ impl Backup {
     }
 
     /// An epoch has ended on this side as well.
-    fn on_epoch(&mut self, position: LogPosition, ended: ReplayedEpoch, now: HostTime) {
+    pub(super) fn on_epoch(&mut self, position: LogPosition, ended: ReplayedEpoch, now: HostTime) {
         if ended.is_equal() {
             self.verified = position;
             self.epochs_verified += 1;
@@ -370,6 +380,7 @@ impl Backup {
                 now,
             );
         }
+        self.keep_sections(sections);
         self.settle(machine, base);
         self.history.repairs += 1;
         match &mut self.phase {
@@ -406,15 +417,4 @@ fn is_device_input(item: &Item) -> bool {
         return false;
     };
     matches!(entry.event, Event::Input(Input::Device { .. }))
-}
-
-/// Sections with some replaced by others of the same names.
-fn replaced(mut sections: Vec<Section>, by: &[Section]) -> Vec<Section> {
-    for fresh in by {
-        match sections.iter_mut().find(|old| old.name == fresh.name) {
-            Some(old) => old.clone_from(fresh),
-            None => sections.push(fresh.clone()),
-        }
-    }
-    sections
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::backup::delta::Delta;
 use crate::digest::PageDigest;
 use crate::log::Entry;
 use crate::machine::Section;
@@ -21,6 +22,8 @@ pub(super) enum Item {
     Cloned(Vec<Section>, Box<Base>),
     /// An entry of the log, with its position.
     Entry(LogPosition, Entry),
+    /// The end of an epoch, with all that has changed in it.
+    Delta(Box<Delta>),
     /// What differs from the primary: batches of pages, and sections.
     Repair(VecDeque<Vec<u8>>, Vec<Section>, Box<Base>),
     /// The primary wants this side to take over.
@@ -34,6 +37,7 @@ impl Item {
             Self::Pages(bytes) => bytes.len(),
             Self::Compare(pages) => pages.len() * size_of::<PageDigest>(),
             Self::Entry(_, entry) => ENTRY_BYTES + entry.payload_bytes(),
+            Self::Delta(delta) => ENTRY_BYTES + delta.weight(),
             Self::Repair(batches, ..) => batches.iter().map(Vec::len).sum(),
             Self::Cloned(..) | Self::Failover(_) => ENTRY_BYTES,
         }

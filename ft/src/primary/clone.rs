@@ -1,12 +1,11 @@
-//! Live clone: the machine is copied while it runs, in rounds of dirty pages.
+//! Live clone: the machine is copied while it runs, in the rounds of [`crate::precopy`], and lives
+//! on.
 //!
 //! ```text
-//!   round 0   every page that was ever touched, in batches between slices of the guest; of those
-//!             that the backup holds, only the ones that differ
-//!   round n   the pages that were written during round n − 1; a round that is not much shorter
-//!             than the one before halves the guest's share of time
-//!   last      few are left: the guest stands still for them, its sections and CloneDone; then it
-//!             runs on, recording, at epoch 0
+//!   round 0   of the pages that the backup holds already, only those that differ are sent
+//!   round n   what was written meanwhile
+//!   last      the guest stands still for few pages, its sections and CloneDone; then it runs on,
+//!             recording, at epoch 0
 //! ```
 //!
 //! So the pause is bounded. A guest that writes faster than can be sent even at its smallest share
@@ -16,14 +15,16 @@ use crate::codec::FieldWriter;
 use crate::link::Link;
 use crate::log::EntryCoder;
 use crate::machine::Machine;
+use crate::precopy::{self, Goal, Precopy};
 use crate::primary::Primary;
 use crate::primary::compare::Comparison;
-use crate::primary::converge::CloneThrottle;
+use crate::primary::delta::Closing;
 use crate::primary::protection::{OutgoingLog, Phase};
 use crate::protocol::{Base, Message};
 use crate::runs::PageRuns;
 use crate::snapshot::{MAX_BATCH_PAGES, write_pages};
 use crate::status::CloneSummary;
+use crate::throttle::SliceThrottle;
 use crate::time::{Epoch, Generation, HostTime, LogPosition, NS_PER_MS, PageNumber};
 
 /// Pages sent between two slices of the guest: about as long as a slice takes, so that the guest
@@ -34,28 +35,18 @@ const PAGES_PER_STEP: usize = 64;
 const MAX_PAGES_PER_STEP: usize = 512;
 /// Bytes that may wait for the connection before more are added.
 pub(super) const MAX_UNSENT: usize = 4 << 20;
-/// Pages that may be left for the pause: 4 MiB, ten milliseconds or so.
-const PAUSE_PAGES: usize = 1024;
-/// A round that is longer than this share of the one before, in quarters, is futile.
-const FUTILE_QUARTERS: usize = 3;
-/// Rounds after which each further one counts as futile.
-const MAX_ROUNDS: u64 = 30;
-/// Futile rounds with the guest at its smallest share after which the clone is given up.
-const MAX_FUTILE_ROUNDS: u64 = 4;
+/// The pause is for 4 MiB, ten milliseconds or so.
+const GOAL: Goal = Goal {
+    pause_pages: 1024,
+    few_pages: 1024,
+    patience: 4,
+};
 
 /// A live clone under way.
 #[derive(Debug)]
 pub(super) struct LiveClone {
-    todo: Vec<PageNumber>,
-    done: usize,
+    precopy: Precopy,
     comparison: Comparison,
-    /// Pages of this round, whether sent or found equal.
-    round_pages: usize,
-    round_started: HostTime,
-    round: u64,
-    futile: u64,
-    pages: u64,
-    started: HostTime,
 }
 
 /// What comes after a step.
@@ -81,15 +72,8 @@ impl LiveClone {
         let round_pages = touched.len();
         let (common, todo) = held.split(touched);
         Self {
-            todo,
-            done: 0,
+            precopy: Precopy::begin(todo, round_pages, now),
             comparison: Comparison::new(common),
-            round_pages,
-            round_started: now,
-            round: 0,
-            futile: 0,
-            pages: 0,
-            started: now,
         }
     }
 
@@ -105,7 +89,7 @@ impl LiveClone {
     fn step(
         &mut self,
         machine: &mut dyn Machine,
-        (link, throttle): (&mut Link, &mut CloneThrottle),
+        (link, throttle): (&mut Link, &mut SliceThrottle),
         generation: Generation,
         now: HostTime,
     ) -> Onward {
@@ -122,10 +106,9 @@ impl LiveClone {
             if let Err(reason) = send_pages(machine, &batch, link, generation, now) {
                 return Onward::Hopeless(reason);
             }
-            self.pages += batch.len() as u64;
             left -= batch.len();
         }
-        if self.done < self.todo.len() || self.comparison.has_more() {
+        if !self.precopy.is_round_over() || self.comparison.has_more() {
             return Onward::More;
         }
         if !self.comparison.is_done() {
@@ -136,12 +119,11 @@ impl LiveClone {
 
     /// The next pages to be sent, at most so many, ascending; none if there are none at the moment.
     fn next_batch(&mut self, most: usize) -> Vec<PageNumber> {
-        let end = self.todo.len().min(self.done + most);
-        if end == self.done {
-            return self.comparison.take(most);
+        if !self.precopy.is_round_over() {
+            return self.precopy.next_batch(most);
         }
-        let batch = self.todo[self.done..end].to_vec();
-        self.done = end;
+        let batch = self.comparison.take(most);
+        self.precopy.count(batch.len());
         batch
     }
 
@@ -149,34 +131,25 @@ impl LiveClone {
     fn next_round(
         &mut self,
         machine: &mut dyn Machine,
-        throttle: &mut CloneThrottle,
+        throttle: &mut SliceThrottle,
         now: HostTime,
     ) -> Onward {
         let dirty = machine.take_dirty_pages();
-        let (written, sent) = (dirty.len(), self.round_pages);
-        let took_ns = now.since(self.round_started).max(1);
-        self.round += 1;
-        (self.round_pages, self.round_started) = (written, now);
-        (self.todo, self.done) = (dirty, 0);
-        if written <= PAUSE_PAGES {
-            return Onward::Pause;
+        let onward = self
+            .precopy
+            .next_round(dirty, GOAL, || throttle.raise(), now);
+        match onward {
+            precopy::Onward::Round => Onward::More,
+            precopy::Onward::Pause => Onward::Pause,
+            precopy::Onward::Hopeless {
+                written_per_second,
+                sent_per_second,
+            } => Onward::Hopeless(format!(
+                "the guest writes {written_per_second} pages a second with one part in {} of its \
+                 time, and {sent_per_second} a second can be sent",
+                throttle.divisor(),
+            )),
         }
-        let futile = written * 4 > sent * FUTILE_QUARTERS || self.round >= MAX_ROUNDS;
-        if !futile || throttle.raise() {
-            return Onward::More;
-        }
-        self.futile += 1;
-        if self.futile < MAX_FUTILE_ROUNDS {
-            return Onward::More;
-        }
-        let per_second = |pages: usize| pages as u128 * 1_000_000_000 / u128::from(took_ns);
-        Onward::Hopeless(format!(
-            "the guest writes {} pages a second with one part in {} of its time, and {} a second \
-             can be sent",
-            per_second(written),
-            throttle.divisor(),
-            per_second(sent),
-        ))
     }
 }
 
@@ -219,20 +192,23 @@ impl Primary {
             return;
         };
         machine.synchronise();
-        let mut batches = clone.todo.chunks(MAX_BATCH_PAGES);
+        let rest = clone.precopy.rest();
+        let mut batches = rest.chunks(MAX_BATCH_PAGES);
         let link = &mut protection.link;
         let sent = batches.try_for_each(|batch| send_pages(machine, batch, link, generation, now));
         if let Err(reason) = sent {
             return self.abandon_start(&reason, now);
         }
         let summary = CloneSummary {
-            rounds: clone.round + 1,
-            pages: clone.pages + clone.todo.len() as u64,
-            total_ms: now.since(clone.started) as f64 / NS_PER_MS as f64,
+            rounds: clone.precopy.round() + 1,
+            pages: clone.precopy.pages() + rest.len() as u64,
+            total_ms: now.since(clone.precopy.started()) as f64 / NS_PER_MS as f64,
             pause_ms: 0.0,
         };
         let sections = machine.sections();
         protection.link.send_sections(&sections, generation, now);
+        let (mode, outputs) = (protection.parameters.mode, self.recorder.ledger().count);
+        protection.closing = Closing::of(mode, sections, outputs, now);
         let base = Base {
             epoch: Epoch(0),
             at: machine.now(),

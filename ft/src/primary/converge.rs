@@ -48,6 +48,7 @@ impl CloneThrottle {
         Some(Pace {
             slice_ns,
             linger_ns: pace.linger_ns.min(slice_ns),
+            delta_pages: pace.delta_pages,
             max_instructions: (pace.max_instructions / self.divisor()).max(1),
         })
     }

@@ -34,7 +34,8 @@ impl Primary {
             return false;
         }
         self.hand_over(now);
-        self.clone_step(machine, now) || more_to_repair
+        let more_to_send = self.delta_step(now);
+        self.clone_step(machine, now) || more_to_repair || more_to_send
     }
 
     /// One message from the backup.

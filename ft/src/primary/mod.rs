@@ -16,12 +16,13 @@
 
 mod clone;
 mod compare;
-mod converge;
+mod delta;
 mod lag_control;
 mod messages;
 mod protection;
 mod recording;
 mod repair;
+mod report;
 mod run;
 mod takeover;
 mod unreadable;
@@ -36,15 +37,15 @@ use crate::inbox::Inbox;
 use crate::link::Link;
 use crate::log::LogWriter;
 use crate::machine::Machine;
+use crate::mode::{ModeChoice, ModeError};
 use crate::output::{OutputGate, OutputLedger, ReleasePermit};
 use crate::parameters::{ParameterError, Parameters};
 use crate::protocol::{Base, Hello, MachineFacts, Message, PROTOCOL_VERSION};
 use crate::record::{Pace, Recorder};
-use crate::status::{
-    CloneSummary, End, FtEvent, FtStatus, History, Lag, LogTraffic, Next, OutputStatus, Positions,
-    Role,
-};
+use crate::status::{CloneSummary, End, FtEvent, History, Next};
+use crate::throttle::SliceThrottle;
 use crate::time::{Generation, HostTime, NS_PER_MS};
+use delta::Closing;
 use protection::{Phase, Protection};
 
 pub use recording::{LogSink, RecordError};
@@ -62,6 +63,8 @@ pub struct Primary {
     sink: Option<(LogWriter<LogSink>, u32)>,
     pausing: Option<(HostTime, CloneSummary)>,
     permit_wanted: bool,
+    /// Slows the guest while it is copied without being protected.
+    throttle: SliceThrottle,
     paused: bool,
     powered_off: bool,
     end: Option<End>,
@@ -101,6 +104,9 @@ pub enum StartError {
     /// A setting is out of range.
     #[error(transparent)]
     Parameter(#[from] ParameterError),
+    /// The mode that was asked for is not possible.
+    #[error(transparent)]
+    Mode(#[from] ModeError),
     /// The fence cannot be asked.
     #[error(transparent)]
     Fence(#[from] FenceError),
@@ -156,6 +162,7 @@ impl Primary {
             sink: None,
             pausing: None,
             permit_wanted: false,
+            throttle: SliceThrottle::default(),
             paused: false,
             powered_off: false,
             end: None,
@@ -173,7 +180,7 @@ impl Primary {
     pub fn protect(
         &mut self,
         machine: &dyn Machine,
-        parameters: Parameters,
+        mut parameters: Parameters,
         mut fence: Box<dyn Fence>,
         config: Vec<u8>,
         now: HostTime,
@@ -192,6 +199,8 @@ impl Primary {
             .into());
         }
         parameters.validate()?;
+        let ModeChoice { mode, reason } = parameters.mode.choose(machine)?;
+        parameters.mode = mode;
         let claim = fence.current()?;
         let latest = claim
             .as_ref()
@@ -208,7 +217,8 @@ impl Primary {
         }
         let facts = MachineFacts::of(machine);
         let phase = Phase::Claiming(attempt);
-        let protection = Protection::new(parameters, fence, facts, config, phase, now);
+        let mut protection = Protection::new(parameters, fence, facts, config, phase, now);
+        protection.mode_reason = reason;
         self.parting = None;
         match progress {
             Progress::Won(generation) => {
@@ -232,6 +242,17 @@ impl Primary {
             self.recorder.resume_clock(machine, now);
         }
         self.paused = paused;
+    }
+
+    /// Halves the guest's share of time, for a copy that cannot keep up; false if it is as small as
+    /// it gets. A live clone looks after that by itself.
+    pub fn slow_down(&mut self) -> bool {
+        self.throttle.raise()
+    }
+
+    /// Ends what [`Self::slow_down`] has begun.
+    pub fn speed_up(&mut self) {
+        self.throttle = SliceThrottle::default();
     }
 
     /// Takes bytes that came from the backup. Read the clock after taking them off the connection.
@@ -343,6 +364,10 @@ impl Primary {
         self.note_pause(now);
         let more_to_clone = self.attend(machine, now);
         if self.end.is_none() && self.demotion.is_none() {
+            if self.close_by_delta(machine, now) {
+                self.conclude(machine, None, now);
+                return self.next(None, true, now);
+            }
             let outcome = self.execute(machine, inbox, now);
             self.conclude(machine, outcome.as_ref(), now);
             return self.next(outcome, more_to_clone, now);
@@ -374,46 +399,6 @@ impl Primary {
     #[must_use]
     pub fn last_divergence(&self) -> Option<&DivergenceReport> {
         self.history.last_divergence.as_ref()
-    }
-
-    /// Protection, as it stands.
-    #[must_use]
-    pub fn status(&self, machine: &dyn Machine, now: HostTime) -> FtStatus {
-        let protection = self.protection.as_deref();
-        let role = match (&self.end, protection) {
-            (Some(_), _) => Role::Ended,
-            (None, Some(_)) => Role::Primary,
-            (None, None) => Role::Unprotected,
-        };
-        FtStatus {
-            role,
-            state: self.state_name().into(),
-            generation: self.generation,
-            mode: "replay",
-            parameters: protection.map(|protection| protection.parameters.clone()),
-            epoch: self.recorder.meter().epoch(),
-            logical_time: machine.now(),
-            positions: protection.map(positions).unwrap_or_default(),
-            lag: protection
-                .map(|protection| lag(protection, now))
-                .unwrap_or_default(),
-            log: protection
-                .map(|p| LogTraffic::of(p.link.traffic()))
-                .unwrap_or_default(),
-            outputs: OutputStatus {
-                waiting: self.gate.len() as u64,
-                released: self.gate.released(),
-                added_latency: self.gate.latency(),
-            },
-            clock: self.recorder.clock_stats(),
-            divergences: self.history.divergences,
-            repairs: self.history.repairs,
-            last_divergence: self.history.last_divergence.clone(),
-            last_clone: self.history.last_clone,
-            last_failover: self.history.last_failover.clone(),
-            throttled: protection.map(|p| p.throttle(now)).unwrap_or_default(),
-            error: self.error(),
-        }
     }
 
     /// What becomes of a primary whose backup has taken over as planned.
@@ -448,6 +433,9 @@ impl Primary {
         };
         let coder = crate::log::EntryCoder::new(base.at, base.point);
         protection.log = Some(protection::OutgoingLog::new(coder, base.at, now));
+        let mode = protection.parameters.mode;
+        protection.mode_reason = ModeChoice::agreed(mode).reason;
+        protection.closing = Closing::of(mode, machine.sections(), base.ledger.count, now);
         protection.released_told = self.gate.released();
         self.recorder
             .restart_epochs(protection.parameters.epoch_ms, now);
@@ -493,6 +481,10 @@ impl Primary {
                 protection.unconfirmed = Some(clone);
             }
         }
+        let protection = self.protection.as_deref_mut();
+        if let Some(sender) = protection.and_then(Protection::deltas_mut) {
+            sender.note_resumed(now);
+        }
     }
 
     /// The backup has acknowledged something, so it has the whole clone: from here on it can take
@@ -517,39 +509,5 @@ impl Primary {
             (None, Some(protection)) => protection.state_name(),
             (None, None) => "unprotected",
         }
-    }
-
-    /// What keeps this side from going on, or why it ended.
-    fn error(&self) -> Option<String> {
-        match (
-            &self.end,
-            self.protection
-                .as_deref()
-                .map(|protection| &protection.phase),
-        ) {
-            (Some(End::Fenced(text) | End::Failed(text)), _) => Some(text.clone()),
-            (_, Some(Phase::Fencing(attempt, _))) => attempt.error().map(str::to_owned),
-            _ => None,
-        }
-    }
-}
-
-/// How far log and backup are.
-fn positions(protection: &Protection) -> Positions {
-    Positions {
-        recorded: protection.position(),
-        received: protection.ack.received,
-        replayed: protection.ack.replayed,
-        verified: protection.ack.verified,
-        epochs_verified: protection.epochs_verified,
-    }
-}
-
-/// How far the backup is behind.
-fn lag(protection: &Protection, now: HostTime) -> Lag {
-    Lag {
-        epochs: protection.unverified.len() as u64,
-        ms: protection.lag_ns(now) as f64 / NS_PER_MS as f64,
-        replayed: protection.lag.summary(),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::codec::FieldWriter;
 use crate::divergence::DivergenceReport;
+use crate::event::SyncPoint;
 use crate::failover::{FenceAttempt, Suspicion};
 use crate::fault_detector::FaultDetector;
 use crate::fence::Fence;
@@ -13,13 +14,14 @@ use crate::log::{Entry, EntryCoder, Event};
 use crate::output::{Lease, OutputGate, ReleasePolicy};
 use crate::parameters::Parameters;
 use crate::primary::clone::LiveClone;
-use crate::primary::converge::CloneThrottle;
+use crate::primary::delta::Closing;
 use crate::primary::lag_control::LagControl;
 use crate::primary::repair::{Repair, Shipment};
 use crate::protocol::{Ack, Divergence, MachineFacts, Message};
 use crate::record::EndedEpoch;
 use crate::section_stage::SectionStage;
 use crate::status::{CloneSummary, Throttle};
+use crate::throttle::SliceThrottle;
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 
 /// Longest time that an entry waits to be sent when outputs wait for the backup to execute it, and
@@ -27,7 +29,7 @@ use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 pub(super) const FLUSH_NS: u64 = NS_PER_MS;
 /// Longest time that an entry waits to be sent otherwise. Nothing but the backup's distance depends
 /// on it, and each message costs both sides the interruption of a busy guest.
-const RELAXED_FLUSH_NS: u64 = 4 * NS_PER_MS;
+const RELAXED_FLUSH_NS: u64 = 8 * NS_PER_MS;
 /// Log bytes that are sent at once.
 const MAX_FLUSH_BYTES: usize = 64 << 10;
 
@@ -89,6 +91,9 @@ pub(super) struct Protection {
     pub(super) fence: Box<dyn Fence>,
     pub(super) facts: MachineFacts,
     pub(super) config: Vec<u8>,
+    /// Why epochs are closed as they are.
+    pub(super) mode_reason: String,
+    pub(super) closing: Closing,
     pub(super) phase: Phase,
     pub(super) detector: FaultDetector,
     pub(super) lease: Lease,
@@ -107,7 +112,7 @@ pub(super) struct Protection {
     pub(super) released_at: HostTime,
     pub(super) lag: LatencyHistogram,
     pub(super) lag_control: LagControl,
-    pub(super) clone_throttle: CloneThrottle,
+    pub(super) clone_throttle: SliceThrottle,
 }
 
 impl Protection {
@@ -129,6 +134,8 @@ impl Protection {
             fence,
             facts,
             config,
+            mode_reason: String::new(),
+            closing: Closing::Log,
             phase,
             unconfirmed: None,
             log: None,
@@ -143,7 +150,7 @@ impl Protection {
             released_at: now,
             lag: LatencyHistogram::default(),
             lag_control: LagControl::default(),
-            clone_throttle: CloneThrottle::default(),
+            clone_throttle: SliceThrottle::default(),
         }
     }
 
@@ -201,6 +208,10 @@ impl Protection {
         now: HostTime,
     ) {
         let Some(log) = &self.log else { return };
+        if self.deltas().is_some() {
+            // The end of the epoch tells of all that was executed in it.
+            return;
+        }
         let due = now >= self.flush_due(log) || log.bytes.len() >= MAX_FLUSH_BYTES;
         if !urgent && !due {
             return;
@@ -245,6 +256,23 @@ impl Protection {
         log.last_flush = now;
         log.unreceived.push_back((log.position, now));
         log.unreplayed.push_back((log.position, now));
+    }
+
+    /// Counts the end of an epoch that is closed by a delta as an entry of the log, which is about
+    /// to be sent; its position, if there is a log.
+    pub(super) fn count_commit(
+        &mut self,
+        at: LogicalTime,
+        point: SyncPoint,
+        now: HostTime,
+    ) -> Option<LogPosition> {
+        let log = self.log.as_mut()?;
+        log.coder = EntryCoder::new(at, point);
+        log.position = log.position.plus(1);
+        (log.last_at, log.last_flush) = (at, now);
+        log.unreceived.push_back((log.position, now));
+        log.unreplayed.push_back((log.position, now));
+        Some(log.position)
     }
 
     /// Takes an acknowledgement.
@@ -296,6 +324,9 @@ impl Protection {
         {
             self.unverified.pop_front();
             self.epochs_verified += 1;
+        }
+        if let Some(sender) = self.deltas_mut() {
+            sender.note_acknowledged(ack.received, now);
         }
         gate.acknowledge(match self.parameters.release {
             ReleasePolicy::Received => ack.received,

@@ -15,7 +15,7 @@ impl Primary {
     ///
     /// # Errors
     /// If the sink refuses, or a page cannot be read. A machine that is protected or recorded
-    /// already is refused.
+    /// already is refused, and one that cannot be replayed.
     pub fn record(
         &mut self,
         machine: &mut dyn Machine,
@@ -36,6 +36,7 @@ impl Primary {
             }
             .into());
         }
+        machine.replayable().map_err(RecordError::NotReplayable)?;
         // What could not be read before is nothing that is recorded.
         machine.take_unreadable();
         let writer = LogWriter::begin(
@@ -85,6 +86,9 @@ pub enum RecordError {
     /// The machine is protected or recorded already.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Nobody could make anything of the log.
+    #[error("this machine cannot be replayed: {0}")]
+    NotReplayable(String),
     /// A page of the machine cannot be read.
     #[error("a page cannot be recorded: {0}")]
     Unreadable(String),

@@ -53,7 +53,10 @@ impl Primary {
         now: HostTime,
     ) -> Result<(), String> {
         // What was written up to now belongs to an epoch that is kept.
-        self.close_epoch(machine, now);
+        match self.closes_by_delta() {
+            true => self.void_delta(machine, now),
+            false => self.close_epoch(machine, now),
+        }
         if self.end.is_some() {
             return Ok(());
         }
@@ -144,9 +147,14 @@ impl Primary {
             ledger: self.recorder.ledger(),
             held: self.gate.waiting().cloned().collect(),
         };
+        let outputs = base.ledger.count;
         protection
             .link
             .send(&Message::RepairState(Box::new(base)), generation, now);
+        if let Some(sender) = protection.deltas_mut() {
+            sender.restart(machine.sections(), outputs, position);
+            self.gate.seal(outputs, position);
+        }
         protection.unverified.clear();
         protection.repair_at = Some(Repair {
             position,

@@ -3,8 +3,9 @@
 use crate::inbox::Inbox;
 use crate::log::Entry;
 use crate::machine::Machine;
-use crate::output::ReleasePolicy;
+use crate::output::{ReleasePolicy, UNSEALED};
 use crate::primary::Primary;
+use crate::primary::delta::DeltaSender;
 use crate::primary::lag_control::{Admission, Gap};
 use crate::primary::protection::{FLUSH_NS, Phase, Protection};
 use crate::protocol::StopReason;
@@ -28,13 +29,25 @@ impl Primary {
             self.recorder.hold_back();
             return None;
         };
+        let from = machine.now();
         let Slice {
             outcome,
             entries,
             outputs,
             refused,
         } = self.recorder.run(machine, inbox, now, pace);
-        let (position, bytes) = self.log_entries(&entries);
+        let (position, bytes) = match self.closes_by_delta() {
+            true => {
+                if !entries.is_empty() || machine.now() != from {
+                    self.recorder.meter_mut().progressed();
+                }
+                let sizes = outputs
+                    .iter()
+                    .map(|output| output.output.payload.len() as u64);
+                (UNSEALED, sizes.sum())
+            }
+            false => self.log_entries(&entries),
+        };
         if bytes > 0 {
             self.recorder.meter_mut().logged(bytes);
         }
@@ -75,7 +88,8 @@ impl Primary {
         if at_rest && waits_for_epoch {
             self.recorder.meter_mut().force();
         }
-        let logging = logged || self.sink.is_some();
+        // An epoch that is closed by a delta is closed before a slice.
+        let logging = (logged && !self.closes_by_delta()) || self.sink.is_some();
         let draining = self.is_draining() && !self.has_closed_for_failover();
         if logging && (self.recorder.meter().is_due(now) || draining) {
             self.close_epoch(machine, now);
@@ -107,6 +121,13 @@ impl Primary {
         protection.link.traffic_mut().update_rates(now);
     }
 
+    /// Whether the backup follows by deltas.
+    pub(super) fn closes_by_delta(&self) -> bool {
+        self.protection
+            .as_deref()
+            .is_some_and(|protection| protection.phase.is_logged() && protection.deltas().is_some())
+    }
+
     /// Ends the epoch that is under way and logs its digest, unless the host cannot read all that
     /// is digested: a backup would be told to become what this side has made of it.
     pub(super) fn close_epoch(&mut self, machine: &mut dyn Machine, now: HostTime) {
@@ -123,7 +144,8 @@ impl Primary {
         let (position, _) = self.log_entries(&[ended.entry(self.sink.is_some())]);
         if let Some(protection) = self.protection.as_deref_mut() {
             protection.unverified.push_back((position, ended));
-            protection.flush(machine.now(), true, self.generation, now);
+            let urgent = protection.parameters.release == ReleasePolicy::Verified;
+            protection.flush(machine.now(), urgent, self.generation, now);
         }
     }
 
@@ -156,17 +178,19 @@ impl Primary {
 
     /// How much the guest may execute; none if it has to wait for its slice in a clone.
     fn slice_pace(&mut self, now: HostTime) -> Option<Pace> {
-        match self.protection.as_deref_mut() {
+        let throttle = match self.protection.as_deref_mut() {
             Some(protection) if matches!(protection.phase, Phase::Cloning(_)) => {
-                let throttle = &mut protection.clone_throttle;
-                if throttle.divisor() > 1 {
-                    // The time between two slices says nothing of the guest's speed.
-                    self.recorder.hold_back();
-                }
-                throttle.admit(self.pace, now)
+                &mut protection.clone_throttle
             }
-            _ => Some(self.pace),
+            Some(_) if self.gate.is_empty() => return Some(self.pace),
+            Some(_) => return Some(self.pace.attentive()),
+            None => &mut self.throttle,
+        };
+        if throttle.divisor() > 1 {
+            // The time between two slices says nothing of the guest's speed.
+            self.recorder.hold_back();
         }
+        throttle.admit(self.pace, now)
     }
 
     /// Whether the guest may execute as far as the backup is concerned.
@@ -190,6 +214,8 @@ impl Primary {
             most_epochs: protection.parameters.max_lag_epochs,
             age_ns: protection.lag_ns(now),
             unsent: protection.link.unsent(),
+            overdue: protection.deltas().is_some_and(DeltaSender::is_sending)
+                && self.recorder.meter().is_overdue(),
         };
         match protection.lag_control.admit(gap, now) {
             Admission::Go => true,
@@ -264,8 +290,9 @@ impl Primary {
         {
             at(end);
         }
-        if let Some(protection) = self.protection.as_deref() {
-            self.protection_deadlines(protection, now, &mut at);
+        match self.protection.as_deref() {
+            Some(protection) => self.protection_deadlines(protection, now, &mut at),
+            None => self.throttle.next_slice().into_iter().for_each(&mut at),
         }
         Next::Wait(wake)
     }
@@ -299,6 +326,12 @@ impl Primary {
             if wanted && !protection.lease.holds(now) {
                 at(log.last_flush.plus(renewal_ns(protection)));
             }
+        }
+        if let Some(early) = self.delta_situation(now).and_then(|s| s.early()) {
+            at(early);
+        }
+        if protection.deltas().is_some_and(DeltaSender::is_sending) {
+            at(now.plus(FLUSH_NS));
         }
         if self.gate.released() > protection.released_told {
             at(protection.released_at.plus(FLUSH_NS));

@@ -222,7 +222,11 @@ impl Primary {
             return;
         };
         let position = protection.position();
+        let open = protection
+            .deltas()
+            .is_some_and(|sender| sender.is_sending() || self.recorder.meter().has_progressed());
         let settled = protection.ack.verified == position
+            && !open
             && !protection.is_repairing()
             && self.gate.is_empty();
         if !matches!(protection.phase, Phase::Draining) || !settled {

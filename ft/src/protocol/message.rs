@@ -3,9 +3,9 @@
 use crate::codec::{CodecError, FieldReader, FieldWriter};
 use crate::digest::PageDigest;
 use crate::divergence::{BackupState, DivergenceCause};
-use crate::event::{DeviceId, MAX_PAYLOAD, Output, SyncPoint};
-use crate::log::format::{read_ledger, read_point, write_ledger, write_point};
-use crate::output::{NumberedOutput, OutputLedger};
+use crate::log::format::{read_ledger, write_ledger};
+use crate::output::NumberedOutput;
+use crate::protocol::base::{Base, Commit, read_outputs, write_outputs};
 use crate::protocol::comparison::{read_compare, read_differ, write_compare, write_differ};
 use crate::protocol::frame::Frame;
 use crate::protocol::hello::{Hello, HelloAck, HelloError};
@@ -15,8 +15,6 @@ use crate::time::{Epoch, LogPosition, LogicalTime, PageNumber};
 const MAX_TEXT: usize = 4096;
 /// Most pages named in a divergence.
 const MAX_PAGES: u64 = 1 << 20;
-/// Most outputs handed over.
-const MAX_OUTPUTS: u64 = 1 << 20;
 
 /// Code of each kind of message.
 pub mod kind {
@@ -40,7 +38,11 @@ pub mod kind {
     pub const ERROR: u8 = 17;
     pub const COMPARE: u8 = 18;
     pub const DIFFER: u8 = 19;
-    pub const LAST: u8 = DIFFER;
+    pub const DELTA: u8 = 20;
+    pub const HELD: u8 = 21;
+    pub const DELTA_SECTIONS: u8 = 22;
+    pub const COMMIT: u8 = 23;
+    pub const LAST: u8 = COMMIT;
 }
 
 /// What one side tells the other.
@@ -86,23 +88,14 @@ pub enum Message {
     Compare(Vec<PageDigest>),
     /// Those of the oldest comparison that differ, ascending.
     Differ(Vec<PageNumber>),
-}
-
-/// Where a log begins or goes on after a repair.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Base {
-    /// The epoch that begins here.
-    pub epoch: Epoch,
-    /// The logical time.
-    pub at: LogicalTime,
-    /// The last entry before.
-    pub position: LogPosition,
-    /// The last re-basing of the clock.
-    pub point: SyncPoint,
-    /// The outputs before.
-    pub ledger: OutputLedger,
-    /// Of those, the ones that have not left yet.
-    pub held: Vec<NumberedOutput>,
+    /// A batch of pages of a delta, as the primary's encoder writes it.
+    Delta(Vec<u8>),
+    /// Outputs of the epoch that a delta closes, in order.
+    Held(Vec<NumberedOutput>),
+    /// Sections of a delta, packed: those that are others than at the end of the epoch before.
+    DeltaSections(Vec<u8>),
+    /// The delta is complete.
+    Commit(Box<Commit>),
 }
 
 /// How far a backup is.
@@ -186,6 +179,12 @@ impl Message {
                 with(writer, kind::COMPARE, |writer| write_compare(writer, pages))
             }
             Self::Differ(pages) => with(writer, kind::DIFFER, |writer| write_differ(writer, pages)),
+            Self::Delta(bytes) => with(writer, kind::DELTA, |writer| writer.raw(bytes)),
+            Self::Held(held) => with(writer, kind::HELD, |writer| write_outputs(writer, held)),
+            Self::DeltaSections(bytes) => {
+                with(writer, kind::DELTA_SECTIONS, |writer| writer.raw(bytes))
+            }
+            Self::Commit(commit) => with(writer, kind::COMMIT, |writer| commit.write(writer)),
         }
     }
 
@@ -199,6 +198,8 @@ impl Message {
             kind::PAGES => return Ok(Self::Pages(payload)),
             kind::SECTIONS => return Ok(Self::Sections(payload)),
             kind::LOG => return Ok(Self::Log(payload)),
+            kind::DELTA => return Ok(Self::Delta(payload)),
+            kind::DELTA_SECTIONS => return Ok(Self::DeltaSections(payload)),
             _ => {}
         }
         let mut reader = FieldReader::new(&payload);
@@ -220,62 +221,12 @@ impl Message {
             kind::ERROR => Self::Error(reader.text("text", MAX_TEXT)?),
             kind::COMPARE => Self::Compare(read_compare(&mut reader)?),
             kind::DIFFER => Self::Differ(read_differ(&mut reader)?),
+            kind::HELD => Self::Held(read_outputs(&mut reader)?),
+            kind::COMMIT => Self::Commit(Box::new(Commit::read(&mut reader)?)),
             other => return Err(CodecError::unknown("kind", 0, u64::from(other)).into()),
         };
         reader.finish("message")?;
         Ok(message)
-    }
-}
-
-impl Base {
-    /// Appends the byte form.
-    fn write(&self, writer: &mut FieldWriter) {
-        let Self {
-            epoch,
-            at,
-            position,
-            point,
-            ledger,
-            held,
-        } = self;
-        writer.varint(epoch.0);
-        writer.varint(at.0);
-        writer.varint(position.0);
-        write_point(writer, point);
-        write_ledger(writer, *ledger);
-        writer.varint(held.len() as u64);
-        for NumberedOutput { number, output } in held {
-            writer.varint(*number);
-            writer.varint(u64::from(output.device.0));
-            writer.bytes(&output.payload);
-        }
-    }
-
-    /// Takes the byte form.
-    fn read(reader: &mut FieldReader<'_>) -> Result<Self, CodecError> {
-        let epoch = Epoch(reader.varint("epoch")?);
-        let at = LogicalTime(reader.varint("logical time")?);
-        let position = LogPosition(reader.varint("position")?);
-        let point = read_point(reader)?;
-        let ledger = read_ledger(reader)?;
-        let mut held = Vec::new();
-        for _ in 0..reader.bounded("held outputs", MAX_OUTPUTS)? {
-            let number = reader.varint("output number")?;
-            let device = DeviceId(reader.bounded("device", u64::from(u16::MAX))? as u16);
-            let payload = reader.bytes("output payload", MAX_PAYLOAD)?.to_vec();
-            held.push(NumberedOutput {
-                number,
-                output: Output { device, payload },
-            });
-        }
-        Ok(Self {
-            epoch,
-            at,
-            position,
-            point,
-            ledger,
-            held,
-        })
     }
 }
 
@@ -381,6 +332,8 @@ fn cut(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{DeviceId, Output, SyncPoint};
+    use crate::output::OutputLedger;
     use crate::parameters::Parameters;
     use crate::protocol::PROTOCOL_VERSION;
     use crate::protocol::hello::MachineFacts;
@@ -485,6 +438,13 @@ mod tests {
                 },
             ]),
             Message::Differ(vec![PageNumber(0), PageNumber(1), PageNumber(u64::MAX - 1)]),
+            Message::Delta(vec![3, 2, 1]),
+            Message::Held(base().held),
+            Message::DeltaSections(vec![6, 5]),
+            Message::Commit(Box::new(Commit {
+                root: 1 << 63,
+                base: *base(),
+            })),
         ];
         for message in messages {
             assert_eq!(decoded(&message).as_ref(), Ok(&message));

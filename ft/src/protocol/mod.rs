@@ -16,17 +16,25 @@
 //!      │ Stop ─────────────────────────────────▶│  then StopAck comes back
 //! ```
 //!
+//! Where a delta closes an epoch, the log holds markers only, and an epoch ends with
+//!
+//! ```text
+//!      │ Delta* · Held* · DeltaSections* · Commit ─▶│  counts as one entry; then Ack, as ever
+//! ```
+//!
 //! [`frame`] knows the envelope, [`message`] what is in it.
 
+pub mod base;
 pub mod comparison;
 pub mod frame;
 pub mod hello;
 pub mod message;
 
+pub use base::{Base, Commit};
 pub use comparison::MAX_COMPARED_PAGES;
 pub use frame::{Frame, FrameDecoder, FrameEncoder, FrameError};
 pub use hello::{Hello, HelloAck, MachineFacts, Refusal};
-pub use message::{Ack, Base, Divergence, Message, StopReason};
+pub use message::{Ack, Divergence, Message, StopReason};
 
 /// Version of the protocol; both sides must have the same.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;

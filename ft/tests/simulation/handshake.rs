@@ -4,6 +4,7 @@ use ft::backup::AcceptError;
 use ft::fence::NoFence;
 use ft::inbox::Inbox;
 use ft::machine::Machine;
+use ft::mode::Mode;
 use ft::parameters::Parameters;
 use ft::primary::StartError;
 use ft::protocol::{FrameEncoder, Hello, MachineFacts, Message, PROTOCOL_VERSION};
@@ -232,7 +233,10 @@ fn open_with(change: impl FnOnce(&mut Hello)) -> String {
         version: PROTOCOL_VERSION,
         facts: MachineFacts::of(&machine),
         generation: Generation(1),
-        parameters: Parameters::default(),
+        parameters: Parameters {
+            mode: Mode::Replay,
+            ..Parameters::default()
+        },
         config: Vec::new(),
     };
     change(&mut hello);
@@ -266,8 +270,48 @@ fn another_protocol_version_is_refused_with_both_values() {
 }
 
 #[test]
+fn a_mode_that_is_open_or_that_this_side_cannot_follow_is_refused() {
+    let text = open_with(|hello| hello.parameters.mode = Mode::Auto);
+    let expected = "mode does not match: the peer has auto, this side has replay";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_machine_that_cannot_be_replayed_is_not_and_auto_takes_deltas_for_it() {
+    let (now, machine) = (HostTime(0), Toy::inexact(3, 9));
+    let mut primary = Replica::primary("one".into(), Pace::default(), &machine, now);
+    let mut protect = |mode| {
+        let parameters = Parameters {
+            mode,
+            ..Parameters::default()
+        };
+        primary.protect(&machine, parameters, Box::new(NoFence), Vec::new(), now)
+    };
+    let refused = protect(Mode::Replay).unwrap_err().to_string();
+    let expected = "mode replay is not possible with this machine: the machine draws from its \
+                    host; checkpoint and auto are";
+    assert_eq!(refused, expected);
+    protect(Mode::Auto).unwrap();
+    let status = primary.status(Some(&machine), now).unwrap();
+    assert_eq!(status.mode, "checkpoint");
+    assert_eq!(status.mode_reason, "the machine draws from its host");
+}
+
+#[test]
 fn another_memory_size_is_refused_with_both_values() {
     let text = open_with(|hello| hello.facts.page_count = 99);
     let expected = "memory size in pages does not match: the peer has 99, this side has 18";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_machine_that_cannot_be_replayed_is_not_recorded() {
+    let now = HostTime(0);
+    let mut machine = Toy::inexact(3, 9);
+    let mut primary = Replica::primary("one".into(), Pace::default(), &machine, now);
+    let primary = primary.as_primary().unwrap();
+    let refused = primary.record(&mut machine, Box::new(std::io::sink()), 10, 1, now);
+    let text = refused.unwrap_err().to_string();
+    let expected = "this machine cannot be replayed: the machine draws from its host";
     assert_eq!(text, expected);
 }

@@ -3,7 +3,9 @@
 #[allow(dead_code)]
 mod sim;
 
+mod checkpoint;
 mod clone;
+mod deltas;
 mod handshake;
 mod planned;
 mod scenarios;

@@ -6,8 +6,10 @@ use crate::sim;
 const ONCE_FAILED: [u64; 8] = [1, 15, 89, 111, 556, 877, 3326, 54536];
 
 fn live(seed: u64) {
-    if let Err(failure) = sim::runner::run(seed) {
-        panic!("seed {seed}: {}\n{failure:#?}", failure.what);
+    for exact in [true, false] {
+        if let Err(failure) = sim::runner::run(seed, exact) {
+            panic!("seed {seed} exact {exact}: {}\n{failure:#?}", failure.what);
+        }
     }
 }
 
@@ -23,9 +25,11 @@ fn some_lives_at_random_go_right() {
 
 #[test]
 fn the_same_seed_lives_the_same_life() {
-    let lives = [sim::runner::run(4711), sim::runner::run(4711)];
-    let [Ok(one), Ok(two)] = lives else {
-        panic!("{lives:?}")
-    };
-    assert_eq!(format!("{one:?}"), format!("{two:?}"));
+    for exact in [true, false] {
+        let lives = [(); 2].map(|()| sim::runner::run(4711, exact));
+        let [Ok(one), Ok(two)] = lives else {
+            panic!("{lives:?}")
+        };
+        assert_eq!(format!("{one:?}"), format!("{two:?}"));
+    }
 }

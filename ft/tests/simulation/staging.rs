@@ -7,6 +7,7 @@ use ft::fence::NoFence;
 use ft::inbox::Inbox;
 use ft::log::{Entry, EntryCoder, Event};
 use ft::machine::Machine;
+use ft::mode::Mode;
 use ft::output::OutputLedger;
 use ft::parameters::Parameters;
 use ft::protocol::{Base, FrameEncoder, Hello, MachineFacts, Message, PROTOCOL_VERSION};
@@ -18,9 +19,9 @@ use ft::time::{Epoch, Generation, HostTime, LogPosition, PageNumber};
 use crate::sim::toy::{ALL_PAGES, LINE, Toy};
 
 /// A backup and the frames of a primary that keeps to no rules.
-struct Victim {
-    backup: Replica,
-    machine: Toy,
+pub struct Victim {
+    pub backup: Replica,
+    pub machine: Toy,
     encoder: FrameEncoder,
     now: HostTime,
 }
@@ -28,6 +29,11 @@ struct Victim {
 impl Victim {
     /// A backup that waits for its clone.
     fn cloning() -> Self {
+        Self::cloning_in(Mode::Replay)
+    }
+
+    /// The same, of a pair in one mode or the other.
+    fn cloning_in(mode: Mode) -> Self {
         let now = HostTime(0);
         let mut victim = Self {
             backup: Replica::backup("two".into(), Pace::default(), now),
@@ -39,7 +45,10 @@ impl Victim {
             version: PROTOCOL_VERSION,
             facts: MachineFacts::of(&victim.machine),
             generation: Generation(1),
-            parameters: Parameters::default(),
+            parameters: Parameters {
+                mode,
+                ..Parameters::default()
+            },
             config: Vec::new(),
         })));
         let fence = Box::new(NoFence);
@@ -50,12 +59,21 @@ impl Victim {
 
     /// A backup that has its clone.
     fn replaying() -> Self {
-        let mut victim = Self::cloning();
+        Self::cloned(Mode::Replay, "replaying")
+    }
+
+    /// A backup that is given deltas.
+    pub fn following() -> Self {
+        Self::cloned(Mode::Checkpoint, "following")
+    }
+
+    fn cloned(mode: Mode, state: &str) -> Self {
+        let mut victim = Self::cloning_in(mode);
         let sections = victim.sections();
         victim.tell(&sections);
         victim.tell(&Message::CloneDone(Box::new(victim.base(0))));
         victim.drive();
-        assert_eq!(victim.backup.state(), "replaying");
+        assert_eq!(victim.backup.state(), state);
         victim
     }
 
@@ -83,7 +101,7 @@ impl Victim {
         Message::Sections(writer.finish())
     }
 
-    fn base(&self, position: u64) -> Base {
+    pub fn base(&self, position: u64) -> Base {
         Base {
             epoch: Epoch(0),
             at: self.machine.now(),
@@ -94,7 +112,7 @@ impl Victim {
         }
     }
 
-    fn tell(&mut self, message: &Message) {
+    pub fn tell(&mut self, message: &Message) {
         let (kind, payload) = message.encode();
         let mut bytes = Vec::new();
         let sealed = self
@@ -104,7 +122,7 @@ impl Victim {
         self.backup.on_bytes(&bytes, self.now);
     }
 
-    fn drive(&mut self) {
+    pub fn drive(&mut self) {
         for _ in 0..4 {
             let mut inbox = Inbox::new(1);
             self.backup.drive(&mut self.machine, &mut inbox, self.now);
@@ -112,7 +130,7 @@ impl Victim {
     }
 
     /// What the backup has told its primary to be wrong.
-    fn complaint(&mut self) -> String {
+    pub fn complaint(&mut self) -> String {
         let mut told = Vec::new();
         while let Some(bytes) = self.backup.poll_transmit(1 << 20) {
             told.extend(bytes);

@@ -73,17 +73,21 @@ fn unavailable(reason: String) -> HypervisorError {
     }
 }
 
-impl KvmHypervisor {
-    /// Opens the host's KVM and looks whether it has what a guest of the common processor model
-    /// needs. Whether it runs a stock kernel at a useful speed is another question.
+/// What a KVM offers that has all that the backend needs.
+pub(super) struct Offer {
+    supported: Vec<CpuidLeaf>,
+    /// Frequency of the host's counter, in kHz.
+    pub(super) host_khz: u32,
+    /// Whether a guest's counter can run at another frequency.
+    pub(super) scales: bool,
+}
+
+impl Offer {
+    /// What `kvm` offers.
     ///
     /// # Errors
-    /// When there is no KVM, this process may not use it, or something is missing.
-    pub fn open() -> Result<Self, HypervisorError> {
-        let kvm = Kvm::new().map_err(|error| {
-            let error = io::Error::from(error);
-            unavailable(format!("/dev/kvm cannot be opened: {error}"))
-        })?;
+    /// When something is missing.
+    pub(super) fn of(kvm: &Kvm) -> Result<Self, HypervisorError> {
         let version = kvm.get_api_version();
         if version != API_VERSION {
             return Err(unavailable(format!(
@@ -95,7 +99,6 @@ impl KvmHypervisor {
         if !absent.is_empty() {
             return Err(unavailable(format!("it lacks {}", absent.join(", "))));
         }
-        wake::install_handler().map_err(failed("install the handler of its signal"))?;
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|error| failed("tell what processor it offers")(error.into()))?;
@@ -104,12 +107,36 @@ impl KvmHypervisor {
         if !missing.is_empty() {
             return Err(HypervisorError::Features { missing });
         }
-        let host_khz = host_frequency(&kvm)?;
-        let opened = Self {
+        Ok(Self {
+            supported,
+            host_khz: host_frequency(kvm)?,
             scales: kvm.check_extension(Cap::TscControl),
+        })
+    }
+}
+
+impl KvmHypervisor {
+    /// Opens the host's KVM and looks whether it has what a guest of the common processor model
+    /// needs. Whether it runs a stock kernel at a useful speed is another question.
+    ///
+    /// # Errors
+    /// When there is no KVM, this process may not use it, or something is missing.
+    pub fn open() -> Result<Self, HypervisorError> {
+        let kvm = Kvm::new().map_err(|error| {
+            let error = io::Error::from(error);
+            unavailable(format!("/dev/kvm cannot be opened: {error}"))
+        })?;
+        wake::install_handler().map_err(failed("install the handler of its signal"))?;
+        let Offer {
+            supported,
+            host_khz,
+            scales,
+        } = Offer::of(&kvm)?;
+        let opened = Self {
             kvm,
             supported,
             host_khz,
+            scales,
         };
         opened.check_timer_register()?;
         Ok(opened)
@@ -216,7 +243,7 @@ impl Hypervisor for KvmHypervisor {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::kvm(self.host_khz, self.scales)
+        crate::capabilities::kvm()
     }
 
     fn tsc_khz(&self) -> u32 {

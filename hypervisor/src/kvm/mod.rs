@@ -7,6 +7,7 @@
 //!     │    │    └────── clock     logical and virtual time from the host's counter
 //!     │    └─────────── wake      the signal and the timer that end KVM_RUN
 //!   vm (memory slots, MSR filter, dirty log) ◀── host (what this KVM can do)
+//!                                            probe (what it really does: small guests)
 //! ```
 //!
 //! No interrupt controller, timer or device is in the kernel: all of them are the machine's, so
@@ -32,6 +33,7 @@ mod failure;
 mod fpu;
 mod host;
 mod ioctl;
+pub mod probe;
 mod registers;
 mod state;
 mod vcpu;

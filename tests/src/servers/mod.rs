@@ -106,6 +106,7 @@ impl ServerGuest {
             ("--cmdline", command_line),
             ("--memory", format!("size={}", self.memory)),
             ("--console", "off".to_owned()),
+            ("--platform", "hypervisor=software".to_owned()),
             ("--serial", format!("{kind}={}", place.serial("vmm-0"))),
             (
                 "--disk",

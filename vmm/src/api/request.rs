@@ -1,6 +1,8 @@
 //! What a client may ask, and what it is told.
 
-use api_client::types::requests::VmResizeDisk;
+use api_client::types::requests::{
+    ReceiveMigrationConfig, RestoreConfig, SendMigrationConfig, VmResizeDisk, VmSnapshotConfig,
+};
 use api_client::types::{FtFailoverConfig, FtReceiveConfig, FtStartConfig, VmConfig};
 use serde_json::Value;
 
@@ -38,6 +40,16 @@ pub enum Request {
     VmCounters,
     /// `vm.resize-disk`.
     VmResizeDisk(VmResizeDisk),
+    /// `vm.snapshot`.
+    VmSnapshot(VmSnapshotConfig),
+    /// `vm.restore`, checked.
+    VmRestore(RestoreConfig),
+    /// `vm.send-migration`, checked.
+    SendMigration(SendMigrationConfig),
+    /// `vm.receive-migration`, checked.
+    ReceiveMigration(ReceiveMigrationConfig),
+    /// `vm.cancel-migration`.
+    CancelMigration,
     /// `vm.ft-receive`, checked.
     FtReceive(FtReceiveConfig),
     /// `vm.ft-start`, checked.
@@ -71,6 +83,11 @@ impl Request {
             Self::VmInfo => Call::VmInfo,
             Self::VmCounters => Call::VmCounters,
             Self::VmResizeDisk(_) => Call::VmResizeDisk,
+            Self::VmSnapshot(_) => Call::VmSnapshot,
+            Self::VmRestore(_) => Call::VmRestore,
+            Self::SendMigration(_) => Call::SendMigration,
+            Self::ReceiveMigration(_) => Call::ReceiveMigration,
+            Self::CancelMigration => Call::CancelMigration,
             Self::FtReceive(_) => Call::FtReceive,
             Self::FtStart(_) => Call::FtStart,
             Self::FtStatus => Call::FtStatus,

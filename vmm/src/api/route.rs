@@ -7,17 +7,16 @@ use api_client::types::devices::{
     DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig,
     UserDeviceConfig, VdpaConfig, VsockConfig,
 };
-use api_client::types::requests::{
-    ReceiveMigrationConfig, RestoreConfig, SendMigrationConfig, VmRemoveDevice, VmResize,
-    VmResizeZone, VmSnapshotConfig,
-};
+use api_client::types::requests::{VmRemoveDevice, VmResize, VmResizeZone};
 use serde::de::DeserializeOwned;
 
 use super::body::read as json;
 use super::http::{HttpRequest, Method};
 use super::state::Call;
 use super::{ApiError, Request};
-use crate::config::{check_ft_receive, check_ft_start};
+use crate::config::{
+    check_ft_receive, check_ft_start, check_receive_migration, check_restore, check_send_migration,
+};
 
 /// Where all paths begin.
 const ROOT: &str = "/api/v1/";
@@ -99,6 +98,26 @@ const ENDPOINTS: &[Endpoint] = &[
     put_json("vm.resize-disk", |body| {
         Ok(Request::VmResizeDisk(json(body)?))
     }),
+    put_json("vm.snapshot", |body| Ok(Request::VmSnapshot(json(body)?))),
+    put_json("vm.restore", |body| {
+        let config = json(body)?;
+        check_restore(&config)
+            .map_err(|error| ApiError::invalid_config(Call::VmRestore, &error))?;
+        Ok(Request::VmRestore(config))
+    }),
+    put_json("vm.send-migration", |body| {
+        let config = json(body)?;
+        check_send_migration(&config)
+            .map_err(|error| ApiError::invalid_config(Call::SendMigration, &error))?;
+        Ok(Request::SendMigration(config))
+    }),
+    put_json("vm.receive-migration", |body| {
+        let config = json(body)?;
+        check_receive_migration(&config)
+            .map_err(|error| ApiError::invalid_config(Call::ReceiveMigration, &error))?;
+        Ok(Request::ReceiveMigration(config))
+    }),
+    put("vm.cancel-migration", || Request::CancelMigration),
     put_json("vm.ft-receive", |body| {
         let config = json(body)?;
         check_ft_receive(&config)
@@ -134,20 +153,6 @@ const ENDPOINTS: &[Endpoint] = &[
     unsupported("vm.add-pmem", no_fds::<PmemConfig>),
     unsupported("vm.add-vdpa", no_fds::<VdpaConfig>),
     unsupported("vm.add-vsock", no_fds::<VsockConfig>),
-    unsupported("vm.snapshot", no_fds::<VmSnapshotConfig>),
-    unsupported("vm.restore", |body| {
-        let config: RestoreConfig = json(body)?;
-        let nets = config.net_fds.iter().flatten();
-        let nets = nets.fold(0_usize, |sum, net| sum.saturating_add(net.num_fds));
-        let vfio = config.vfio_fds.map_or(0, |fds| fds.len());
-        Ok(nets.saturating_add(vfio + usize::from(config.iommufd_fd.is_some())))
-    }),
-    unsupported("vm.receive-migration", |body| {
-        let config: ReceiveMigrationConfig = json(body)?;
-        let vfio = config.vfio_fds.map_or(0, |fds| fds.len());
-        Ok(vfio + usize::from(config.iommufd_fd.is_some()))
-    }),
-    unsupported("vm.send-migration", no_fds::<SendMigrationConfig>),
 ];
 
 /// The call that `http` makes.
@@ -323,6 +328,27 @@ mod tests {
             ]
         );
         assert!(error.chain[3].starts_with("destination_url:"), "{error}");
+        for (name, body, text) in [
+            (
+                "vm.send-migration",
+                r#"{"destination_url":"unix:/s","tls_dir":"/t"}"#,
+                "tls_dir",
+            ),
+            (
+                "vm.receive-migration",
+                r#"{"receiver_url":"h"}"#,
+                "receiver_url",
+            ),
+            (
+                "vm.restore",
+                r#"{"source_url":"file:///s","net_fds":[]}"#,
+                "net_fds",
+            ),
+        ] {
+            let error = put(name, body).unwrap_err();
+            assert_eq!(error.status, 400);
+            assert!(error.chain[3].starts_with(text), "{error}");
+        }
     }
 
     #[test]
@@ -330,8 +356,6 @@ mod tests {
         for (name, body) in [
             ("vm.resize", r#"{"desired_vcpus":2}"#),
             ("vm.add-disk", r#"{"path":"/d"}"#),
-            ("vm.snapshot", r#"{"destination_url":"file:///s"}"#),
-            ("vm.send-migration", r#"{"destination_url":"unix:/s"}"#),
         ] {
             assert_eq!(put(name, body), Ok(Request::Unsupported(name)));
         }

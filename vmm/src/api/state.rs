@@ -39,6 +39,16 @@ pub enum Call {
     VmCounters,
     /// `vm.resize-disk`.
     VmResizeDisk,
+    /// `vm.snapshot`.
+    VmSnapshot,
+    /// `vm.restore`.
+    VmRestore,
+    /// `vm.send-migration`.
+    SendMigration,
+    /// `vm.receive-migration`.
+    ReceiveMigration,
+    /// `vm.cancel-migration`.
+    CancelMigration,
     /// `vm.ft-receive`.
     FtReceive,
     /// `vm.ft-start`.
@@ -70,6 +80,11 @@ impl Call {
             Self::VmInfo => "The VM info is not available",
             Self::VmCounters => "The VM counters are not available",
             Self::VmResizeDisk => "The disk could not be resized",
+            Self::VmSnapshot => "The VM could not be snapshotted",
+            Self::VmRestore => "The VM could not be restored",
+            Self::SendMigration => "The VM migration could not be sent",
+            Self::ReceiveMigration => "The VM migration could not be received",
+            Self::CancelMigration => "The VM migration could not be cancelled",
             Self::FtReceive => "The VMM could not become a backup",
             Self::FtStart => "The VM could not be protected",
             Self::FtStatus => "The protection's status is not available",
@@ -94,6 +109,8 @@ pub enum Phase {
     Booting,
     /// A VM that is on its way to another host.
     Migrating,
+    /// A VM that is on its way here, or the wait for one.
+    Arriving,
     /// A VM that follows its primary, or the wait for one.
     Backup,
 }
@@ -107,6 +124,7 @@ impl Phase {
             Self::Paused => "paused",
             Self::Booting => "booting",
             Self::Migrating => "migrating",
+            Self::Arriving => "migrating here",
             Self::Backup => "a backup",
         }
     }
@@ -139,6 +157,14 @@ pub fn permit(call: Call, phase: Phase, protection: Protection) -> Result<(), Ap
         // A pause is the primary's own: its backup would run on.
         Call::FtFailover if phase == Phase::Paused => refuse(409, "VM is paused: resume it first"),
         Call::FtStop | Call::FtFailover => ft_change(phase, protection),
+        Call::CancelMigration => match phase {
+            Phase::Migrating | Phase::Arriving => Ok(()),
+            _ => refuse(500, "VM is not migrating"),
+        },
+        Call::SendMigration | Call::VmSnapshot if protection != Protection::None => refuse(
+            409,
+            "VM is protected: end the protection with ft-stop first",
+        ),
         _ => on_vm(call, phase),
     };
     checked.map_err(|(status, causes)| ApiError::new(status, call, causes))
@@ -161,17 +187,23 @@ fn on_vm(call: Call, phase: Phase) -> Result<(), Refusal> {
         (Call::VmInfo, Phase::Nothing) => refuse(404, "VM is not created"),
         (Call::VmInfo, _) => Ok(()),
         (_, Phase::Migrating) => refuse(500, "VM is migrating"),
+        (_, Phase::Arriving) => refuse(500, "VM is migrating here"),
         (Call::VmCreate | Call::VmBoot, Phase::Booting) => refuse(500, "VM is already created"),
         (_, Phase::Booting) => refuse(500, "VM is booting"),
         (_, Phase::Backup) => refuse(409, "VM is a backup: it does what its primary does"),
-        (Call::VmCreate, Phase::Nothing) | (Call::VmDelete, _) => Ok(()),
-        (Call::VmCreate, _) => refuse(500, "VM is already created"),
+        (Call::VmCreate | Call::VmRestore | Call::ReceiveMigration, Phase::Nothing)
+        | (Call::ReceiveMigration, Phase::Created)
+        | (Call::VmDelete, _) => Ok(()),
+        (Call::VmCreate | Call::VmRestore | Call::ReceiveMigration, _) => {
+            refuse(500, "VM is already created")
+        }
         (Call::VmBoot, Phase::Nothing) => refuse(404, "VM config is missing"),
         (Call::VmBoot, Phase::Created) => Ok(()),
         (Call::VmBoot, _) => refuse(500, "VM is already created"),
         (Call::VmResizeDisk, Phase::Nothing) => refuse(404, "VM is not created"),
         (Call::VmReboot, Phase::Nothing | Phase::Created) => refuse(404, "VM is not created"),
         (_, Phase::Nothing | Phase::Created) => refuse(500, "VM is not running"),
+        (Call::VmSnapshot, Phase::Running) => refuse(500, "VM is running: pause it first"),
         (Call::VmPause, Phase::Paused) => Err((500, transition("pause", VmState::Paused))),
         (Call::VmResume, Phase::Running) => Err((500, transition("resume", VmState::Running))),
         _ => Ok(()),
@@ -253,13 +285,14 @@ pub fn change(from: VmState, to: VmState) -> Result<VmState, InvalidTransition> 
 mod tests {
     use super::*;
 
-    const PHASES: [Phase; 6] = [
+    const PHASES: [Phase; 7] = [
         Phase::Nothing,
         Phase::Created,
         Phase::Running,
         Phase::Paused,
         Phase::Migrating,
         Phase::Backup,
+        Phase::Arriving,
     ];
 
     fn status(call: Call, phase: Phase, protection: Protection) -> u16 {
@@ -268,27 +301,32 @@ mod tests {
 
     #[test]
     fn calls_are_allowed_and_refused_as_the_interface_has_it() {
-        // Columns: nothing, created, running, paused, migrating, backup.
+        // Columns: nothing, created, running, paused, migrating, backup, arriving.
         let table = [
-            (Call::VmmPing, [204, 204, 204, 204, 204, 204]),
-            (Call::VmmShutdown, [204, 204, 204, 204, 500, 204]),
-            (Call::VmCreate, [204, 500, 500, 500, 500, 409]),
-            (Call::VmBoot, [404, 204, 500, 500, 500, 409]),
-            (Call::VmDelete, [204, 204, 204, 204, 500, 409]),
-            (Call::VmShutdown, [500, 500, 204, 204, 500, 409]),
-            (Call::VmReboot, [404, 404, 204, 204, 500, 409]),
-            (Call::VmPause, [500, 500, 204, 500, 500, 409]),
-            (Call::VmResume, [500, 500, 500, 204, 500, 409]),
-            (Call::VmInfo, [404, 204, 204, 204, 204, 204]),
-            (Call::VmCounters, [500, 500, 204, 204, 500, 409]),
-            (Call::VmNmi, [500, 500, 204, 204, 500, 409]),
-            (Call::VmPowerButton, [500, 500, 204, 204, 500, 409]),
-            (Call::VmResizeDisk, [404, 500, 204, 204, 500, 409]),
-            (Call::FtReceive, [204, 409, 409, 409, 409, 409]),
-            (Call::FtStart, [404, 409, 204, 204, 409, 409]),
-            (Call::FtStatus, [204, 204, 204, 204, 204, 204]),
-            (Call::FtStop, [404, 409, 409, 409, 409, 204]),
-            (Call::FtFailover, [404, 409, 409, 409, 409, 204]),
+            (Call::VmmPing, [204, 204, 204, 204, 204, 204, 204]),
+            (Call::VmmShutdown, [204, 204, 204, 204, 500, 204, 204]),
+            (Call::VmCreate, [204, 500, 500, 500, 500, 409, 500]),
+            (Call::VmBoot, [404, 204, 500, 500, 500, 409, 500]),
+            (Call::VmDelete, [204, 204, 204, 204, 500, 409, 500]),
+            (Call::VmShutdown, [500, 500, 204, 204, 500, 409, 500]),
+            (Call::VmReboot, [404, 404, 204, 204, 500, 409, 500]),
+            (Call::VmPause, [500, 500, 204, 500, 500, 409, 500]),
+            (Call::VmResume, [500, 500, 500, 204, 500, 409, 500]),
+            (Call::VmInfo, [404, 204, 204, 204, 204, 204, 204]),
+            (Call::VmCounters, [500, 500, 204, 204, 500, 409, 500]),
+            (Call::VmNmi, [500, 500, 204, 204, 500, 409, 500]),
+            (Call::VmPowerButton, [500, 500, 204, 204, 500, 409, 500]),
+            (Call::VmResizeDisk, [404, 500, 204, 204, 500, 409, 500]),
+            (Call::VmSnapshot, [500, 500, 500, 204, 500, 409, 500]),
+            (Call::VmRestore, [204, 500, 500, 500, 500, 409, 500]),
+            (Call::SendMigration, [500, 500, 204, 204, 500, 409, 500]),
+            (Call::ReceiveMigration, [204, 204, 500, 500, 500, 409, 500]),
+            (Call::CancelMigration, [500, 500, 500, 500, 204, 500, 204]),
+            (Call::FtReceive, [204, 409, 409, 409, 409, 409, 409]),
+            (Call::FtStart, [404, 409, 204, 204, 409, 409, 409]),
+            (Call::FtStatus, [204, 204, 204, 204, 204, 204, 204]),
+            (Call::FtStop, [404, 409, 409, 409, 409, 204, 409]),
+            (Call::FtFailover, [404, 409, 409, 409, 409, 204, 409]),
         ];
         for (call, expected) in table {
             let found = PHASES.map(|phase| status(call, phase, Protection::None));
@@ -304,6 +342,8 @@ mod tests {
             assert_eq!(status(Call::FtFailover, Phase::Running, protection), 204);
             assert_eq!(status(Call::FtFailover, Phase::Paused, protection), 409);
             assert_eq!(status(Call::VmPause, Phase::Running, protection), 204);
+            assert_eq!(status(Call::SendMigration, Phase::Running, protection), 409);
+            assert_eq!(status(Call::VmSnapshot, Phase::Paused, protection), 409);
         }
     }
 

@@ -61,6 +61,9 @@ pub(super) struct Arguments {
     /// Replay a recorded log and verify it
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,
+    /// Restore a VM from a snapshot: source_url=file://FOLDER,resume=on|off
+    #[arg(long, value_name = "OPTIONS")]
+    pub restore: Option<String>,
     /// Print what this host can do, and which kinds of protection follow
     #[arg(long)]
     pub capabilities: bool,
@@ -125,8 +128,6 @@ pub(super) struct Arguments {
     #[arg(long, hide = true, num_args = 1..)]
     landlock_rules: Vec<String>,
     #[arg(long, hide = true)]
-    restore: Option<String>,
-    #[arg(long, hide = true)]
     log_format: Option<String>,
     #[arg(long, hide = true)]
     igvm: Option<PathBuf>,
@@ -153,7 +154,15 @@ impl Arguments {
             }
             return Ok(());
         }
-        if self.boots() || self.restore.is_some() {
+        if self.restore.is_some() {
+            if let Some(flag) = self.first_boot_option() {
+                let text =
+                    format!("--{flag} cannot be used with --restore: the snapshot has the VM");
+                return wrong(ErrorKind::ArgumentConflict, text);
+            }
+            return Ok(());
+        }
+        if self.boots() {
             return Ok(());
         }
         let replayable = [
@@ -169,7 +178,8 @@ impl Arguments {
             return wrong(ErrorKind::MissingRequiredArgument, text);
         }
         if self.api_socket.is_none() {
-            let text = "nothing to do: give --kernel, --replay or --api-socket".to_owned();
+            let text =
+                "nothing to do: give --kernel, --restore, --replay or --api-socket".to_owned();
             return wrong(ErrorKind::MissingRequiredArgument, text);
         }
         Ok(())
@@ -201,7 +211,6 @@ impl Arguments {
         let console = debug_console.is_some_and(|text| text != "off" && !text.starts_with("off,"));
         first(&[
             ("debug-console", console),
-            ("restore", self.restore.is_some()),
             ("log-format", self.log_format.is_some()),
             ("landlock-rules", !self.landlock_rules.is_empty()),
             ("gdb", self.gdb.is_some()),

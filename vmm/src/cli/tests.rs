@@ -34,6 +34,18 @@ fn a_socket_alone_waits_for_calls() {
 }
 
 #[test]
+fn a_snapshot_is_restored_as_it_was_asked_for() {
+    let line = parse("--restore source_url=file:///s,resume=on --api-socket /a").unwrap();
+    let Mode::Restore(config) = line.mode else {
+        panic!("{:?}", line.mode)
+    };
+    assert_eq!(
+        (config.source_url.as_str(), config.resume),
+        ("file:///s", true)
+    );
+}
+
+#[test]
 fn a_kernel_boots_a_vm_with_what_was_asked_for() {
     let line = parse(
         "--kernel /k --initramfs /i --cmdline console=ttyS0 --cpus boot=1 --memory size=256M \
@@ -157,8 +169,8 @@ fn wrong_values_exit_1_and_name_the_option() {
         ("--kernel /k --firmware /f", "both firmware and kernel"),
         ("--firmware /f", "payload.firmware is not supported"),
         (
-            "--restore source_url=file:///s",
-            "--restore is not supported",
+            "--restore source_url=file:///s,memory_restore_mode=ondemand",
+            "memory_restore_mode: OnDemand is not supported",
         ),
         ("--api-socket fd=x", "  1: Error parsing --api-socket\n"),
         (
@@ -195,6 +207,10 @@ fn wrong_usage_exits_2() {
         (
             "--replay /l --kernel /k",
             "--kernel cannot be used with --replay",
+        ),
+        (
+            "--restore source_url=file:///s --memory size=1G",
+            "--memory cannot be used with --restore",
         ),
     ];
     for (line, expected) in table {

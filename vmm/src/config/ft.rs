@@ -63,7 +63,7 @@ pub fn check_ft_receive(config: &FtReceiveConfig) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn check_address(field: &str, text: &str) -> Result<(), ConfigError> {
+pub(super) fn check_address(field: &str, text: &str) -> Result<(), ConfigError> {
     if text.starts_with("vsock:") {
         return Err(ConfigError::ValueNotSupported {
             field: field.to_owned(),

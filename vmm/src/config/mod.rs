@@ -15,6 +15,7 @@ mod devices;
 mod endpoint;
 mod error;
 mod ft;
+mod migration;
 pub mod options;
 pub mod overrides;
 mod settings;
@@ -26,4 +27,5 @@ pub use devices::{
 pub use endpoint::{Endpoint, EndpointError, inherited};
 pub use error::ConfigError;
 pub use ft::{check_ft_receive, check_ft_start};
+pub use migration::{check_receive_migration, check_restore, check_send_migration};
 pub use settings::{HostLimits, VmSettings, serial_target};

@@ -1,7 +1,10 @@
 //! The command line's option strings, turned into parts of a VM's configuration.
 
-use api_client::options::{self, CPUS, DISK, MEMORY, NET, OptionError, PLATFORM, RNG, VSOCK};
+use api_client::options::{
+    self, CPUS, DISK, MEMORY, NET, OptionError, PLATFORM, RESTORE, RNG, VSOCK,
+};
 use api_client::types::devices::{DiskConfig, NetConfig, RngConfig, VsockConfig};
+use api_client::types::requests::RestoreConfig;
 use api_client::types::vm::DEFAULT_MEMORY_BYTES;
 use api_client::types::{CpusConfig, MemoryConfig, PlatformConfig};
 use serde::de::DeserializeOwned;
@@ -26,6 +29,14 @@ pub fn memory(text: &str) -> Result<MemoryConfig, OptionError> {
     let mut object = options::parse(text, MEMORY)?;
     object.entry("size").or_insert(json!(DEFAULT_MEMORY_BYTES));
     from_object(object)
+}
+
+/// Reads the argument of `--restore`.
+///
+/// # Errors
+/// The first key or value that is wrong.
+pub fn restore(text: &str) -> Result<RestoreConfig, OptionError> {
+    options::parse_into(text, RESTORE)
 }
 
 /// Reads the argument of `--platform`.

@@ -6,6 +6,7 @@ use api_client::types::{ConsoleMode, VmConfig, VmInfo, VmState};
 
 use super::{Control, ControlError, Running};
 use crate::host::devices::{CONSOLE_NAME, SERIAL_NAME};
+use crate::migration::progress::Progress;
 
 impl Control {
     /// `vm.info`.
@@ -13,7 +14,7 @@ impl Control {
     /// # Errors
     /// When there is no VM.
     pub fn info(&self) -> Result<VmInfo, ControlError> {
-        let (mut config, vm_state, handle) = {
+        let (mut config, vm_state, handle, migration) = {
             let state = self.lock();
             let config = state.config.clone().ok_or_else(|| {
                 ControlError::new(
@@ -29,7 +30,8 @@ impl Control {
                 None => VmState::Created,
             };
             let handle = state.running.as_ref().map(|running| running.handle.clone());
-            (config, vm_state, handle)
+            let migration = state.last_migration.as_ref().map(Progress::info);
+            (config, vm_state, handle, migration)
         };
         // A machine that has ended has nothing open.
         if let Some(Ok(status)) = handle.map(|handle| handle.status()) {
@@ -41,6 +43,7 @@ impl Control {
             state: vm_state,
             memory_actual_size,
             device_tree: None,
+            migration,
         })
     }
 }

@@ -2,20 +2,27 @@
 //!
 //! ```text
 //!   (nothing) ─create─▶ created ─boot─▶ running ⇄ paused ─shutdown─▶ created ─delete─▶ (nothing)
-//!       └──ft-receive──▶ receiving ─(promotion)─▶ running
+//!       ├──ft-receive──▶ receiving ─(promotion)─▶ running
+//!       ├──receive-migration─▶ arriving ────────▶ running or paused
+//!       └──restore──────────────────────────────▶ paused or running
+//!                                                 running or paused ─send-migration─▶ (the end)
 //! ```
 //!
 //! API threads call in at any time. They take the lock only to look at or change what is here;
 //! whatever the machine's thread must answer is asked without it, since that thread reports
 //! events under the same lock.
 
+mod arrival;
 mod counters;
+mod departure;
 mod error;
+mod events;
 mod info;
 mod protect;
 mod receive;
 mod requests;
 mod resize;
+mod snapshot;
 
 use std::fs::File;
 use std::io::Read;
@@ -25,8 +32,8 @@ use std::time::Duration;
 
 use api_client::types::{HypervisorChoice, VmConfig};
 use ft::event::ControlOp;
-use ft::status::{End, FtEvent};
-use hypervisor::capabilities::LogicalClock;
+use ft::machine::Machine;
+use ft::status::End;
 use hypervisor::{Hypervisor, HypervisorError};
 
 use crate::api::state::{Phase, Protection};
@@ -34,7 +41,9 @@ use crate::config::{HostLimits, VmSettings};
 use crate::host::devices::{self as host, HostDevices, Images};
 use crate::loader::Payload;
 use crate::machine::{MachineConfig, VirtioSpec, VirtualMachine};
-use crate::vm::{Mailbox, Message, Start, VmEvent, VmHandle, VmStatus};
+use crate::migration::channel::Cancel;
+use crate::migration::progress::Progress;
+use crate::vm::{Mailbox, Message, Start, VmEvent, VmHandle};
 
 pub use error::{BootError, ControlError, causes};
 pub use receive::Receiving;
@@ -50,6 +59,8 @@ pub type EventSink = Arc<dyn Fn(&str, &str, Vec<(String, String)>) + Send + Sync
 /// What the process's main thread must deal with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
+    /// The machine has gone to another host, which goes on with it.
+    Migrated,
     /// The machine has ended by itself; `live` says whether it executed for real here.
     Ended {
         /// Why.
@@ -77,6 +88,8 @@ pub struct Setting {
 struct Running {
     handle: Arc<VmHandle>,
     paused: bool,
+    /// It stands still behind a migration that failed: another host may run it.
+    away: bool,
     /// It executes for real here.
     live: bool,
     /// A log of it is or was written, so its disks are not the machine's own.
@@ -91,6 +104,7 @@ impl Running {
         Self {
             handle,
             paused: false,
+            away: false,
             live,
             recorded: false,
             protection: Protection::None,
@@ -111,9 +125,11 @@ impl State {
             }) => Phase::Nothing,
             Some(Running { ended: Some(_), .. }) => Phase::Created,
             Some(Running { live: false, .. }) => Phase::Backup,
+            Some(_) if self.departing.is_some() => Phase::Migrating,
             Some(Running { paused: true, .. }) => Phase::Paused,
             Some(_) => Phase::Running,
             None if self.booting => Phase::Booting,
+            None if self.arriving.is_some() => Phase::Arriving,
             None if self.receiving.is_some() => Phase::Backup,
             None if self.config.is_some() => Phase::Created,
             None => Phase::Nothing,
@@ -132,6 +148,12 @@ struct State {
     config: Option<VmConfig>,
     running: Option<Running>,
     receiving: Option<Receiving>,
+    /// The machine is on its way to another host.
+    departing: Option<Cancel>,
+    /// A machine is on its way here.
+    arriving: Option<Cancel>,
+    /// The last migration.
+    last_migration: Option<Progress>,
     /// A machine is being made; there is none yet.
     booting: bool,
     /// Where the backup is or was.
@@ -333,11 +355,17 @@ impl Control {
         };
         let handle = self.handle(operation)?;
         self.event(if paused { "pausing" } else { "resuming" });
-        handle
-            .set_paused(paused)
+        let away = self.lock().running.as_ref().is_some_and(|vm| vm.away);
+        let returned = match away && !paused {
+            true => handle.return_to_host(),
+            false => Ok(()),
+        };
+        returned
+            .and_then(|()| handle.set_paused(paused))
             .map_err(|error| ControlError::failed(operation, &error))?;
         if let Some(running) = &mut self.lock().running {
             running.paused = paused;
+            running.away = false;
         }
         self.event(if paused { "paused" } else { "resumed" });
         Ok(())
@@ -416,6 +444,8 @@ impl Control {
     fn discard(&self) {
         let (running, receiving) = {
             let mut state = self.lock();
+            let moving = state.departing.iter().chain(&state.arriving);
+            moving.for_each(Cancel::cancel);
             (state.running.take(), state.receiving.take())
         };
         let was_running = running.is_some();
@@ -428,114 +458,11 @@ impl Control {
         }
     }
 
-    /// What the machine's thread reports.
-    fn heard(&self, event: VmEvent) {
-        match event {
-            VmEvent::Ft(event) => self.heard_ft(&event),
-            VmEvent::DeviceLost { reason } => {
-                log::error!("live without a device: {reason}");
-                let properties = vec![("reason".to_owned(), reason)];
-                (self.setting.events)("vm", "device-lost", properties);
-            }
-            VmEvent::Ended {
-                end,
-                was_live,
-                status,
-            } => {
-                let mut state = self.lock();
-                state.last_status = Some(self.status_value(&state, &status));
-                if let Some(running) = &mut state.running {
-                    running.ended = Some(end.clone());
-                }
-                if state.started.is_none() {
-                    state.started = Some(Err(format!("the machine has ended: {end:?}")));
-                }
-                drop(state);
-                self.changed.notify_all();
-                // The main thread may be on its way out already.
-                let _ = self.setting.notices.send(Notice::Ended {
-                    end,
-                    live: was_live,
-                });
-            }
-        }
-    }
-
-    fn heard_ft(&self, event: &FtEvent) {
-        let value = serde_json::to_value(event).unwrap_or_default();
-        let mut properties = Vec::new();
-        if let serde_json::Value::Object(map) = &value {
-            for (key, value) in map.iter().filter(|(key, _)| *key != "event") {
-                let text = value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned);
-                properties.push((key.clone(), text));
-            }
-        }
-        let name = value
-            .get("event")
-            .and_then(serde_json::Value::as_str)
-            .unwrap_or("unknown");
-        log::info!("protection: {value}");
-        (self.setting.events)("vm", &format!("ft-{name}"), properties);
-        self.follow(event);
-        let outcome = match event {
-            FtEvent::Protected { .. } => Some(Ok(())),
-            FtEvent::StartFailed { reason } => Some(Err(reason.clone())),
-            FtEvent::Fenced { .. } | FtEvent::ProtectionLost { .. } => {
-                Some(Err(format!("protection was lost while it started: {name}")))
-            }
-            _ => None,
-        };
-        if outcome.is_some() {
-            self.lock().started = outcome;
-            self.changed.notify_all();
-        }
-    }
-
-    /// Keeps what the rules about calls ask for.
-    fn follow(&self, event: &FtEvent) {
-        let mut state = self.lock();
-        let Some(running) = &mut state.running else {
-            return;
-        };
-        match event {
-            FtEvent::Protected { .. } => running.protection = Protection::Active,
-            FtEvent::Promoted { phases, .. } => {
-                running.live = true;
-                // The side that handed over is the backup now.
-                running.protection = if phases.planned {
-                    Protection::Active
-                } else {
-                    Protection::None
-                };
-            }
-            FtEvent::Demoted { .. } => {
-                running.live = false;
-                running.paused = false;
-                running.protection = Protection::None;
-            }
-            FtEvent::StartFailed { .. }
-            | FtEvent::ProtectionLost { .. }
-            | FtEvent::Stopped
-            | FtEvent::Fenced { .. } => running.protection = Protection::None,
-            _ => {}
-        }
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    fn status_value(&self, state: &State, status: &VmStatus) -> serde_json::Value {
-        let mut value = serde_json::to_value(&status.ft).unwrap_or_default();
-        if let Some(map) = value.as_object_mut() {
-            map.insert("live".to_owned(), status.live.into());
-            map.insert("peer".to_owned(), state.peer.clone().into());
-            map.insert("owner".to_owned(), self.setting.owner.clone().into());
-            map.insert("hypervisor".to_owned(), status.hypervisor.into());
-            map.insert("clock_source".to_owned(), status.clock.into());
-            map.insert("virtual_ns".to_owned(), status.virtual_ns.into());
-        }
-        value
+    /// The backend that a VM from elsewhere asks for.
+    fn backend_of(&self, vm: &VmConfig) -> Result<Arc<dyn Hypervisor>, HypervisorError> {
+        let platform = vm.platform.as_ref();
+        let choice = platform.and_then(|platform| platform.hypervisor);
+        (self.setting.backends)(choice.unwrap_or_default())
     }
 
     /// Ends whatever there is, before the process does. A backup takes over, as it does when the
@@ -547,15 +474,12 @@ impl Control {
 
 /// Refuses to record a machine whose runs cannot be replayed.
 fn check_replayable(machine: &VirtualMachine) -> Result<(), ControlError> {
-    if machine.logical_clock() == LogicalClock::Instructions {
-        return Ok(());
-    }
-    let reason = format!(
-        "a recording on {} could not be replayed, since it does not tell where the guest is when \
-         something happens; use --platform hypervisor=software",
-        machine.hypervisor_name()
-    );
-    Err(ControlError::request(BOOT, reason))
+    machine.replayable().map_err(|reason| {
+        let reason = format!(
+            "a recording could not be replayed: {reason}; use --platform hypervisor=software"
+        );
+        ControlError::request(BOOT, reason)
+    })
 }
 
 /// The machine that a configuration asks for.

@@ -78,11 +78,7 @@ impl Make {
         let images = Images::open_replicated(&settings, &config.virtio).map_err(wrong)?;
         let stores = images.stores(&config.virtio).map_err(described_wrongly)?;
         let specs = config.virtio.clone();
-        let choice = vm
-            .platform
-            .as_ref()
-            .and_then(|platform| platform.hypervisor);
-        let hypervisor = (self.control.setting.backends)(choice.unwrap_or_default())?;
+        let hypervisor = self.control.backend_of(&vm)?;
         let machine = VirtualMachine::blank(config, stores, hypervisor.as_ref())?;
         let host = HostDevices::prepare(settings, serial, images, specs, self.mailbox.clone());
         self.control.lock().config = Some(vm);

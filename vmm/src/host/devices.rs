@@ -55,6 +55,12 @@ pub struct DeviceError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl DeviceError {
+    fn in_one_line(&self) -> String {
+        crate::control::causes(self).join(": ")
+    }
+}
+
 fn failed(id: &str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> DeviceError + use<'_> {
     move |source| DeviceError {
         id: id.to_owned(),
@@ -120,6 +126,11 @@ impl Images {
         Ok(Self(images))
     }
 
+    /// Bytes of the image of a device.
+    pub fn size(&self, index: usize) -> Option<u64> {
+        self.0.get(&index).map(|own| own.image.size())
+    }
+
     /// The contents of the machine's own disks.
     ///
     /// # Errors
@@ -175,7 +186,7 @@ pub fn specs(settings: &[DeviceSettings], images: &Images, recorded: bool) -> Ve
                 if !recorded {
                     mode = disk.mode;
                 }
-                let size = images.0.get(&index).map_or(0, |own| own.image.size());
+                let size = images.size(index).unwrap_or_default();
                 VirtioConfig::Block(BlockConfig {
                     sectors: size / SECTOR_SIZE,
                     read_only: disk.target.read_only,
@@ -394,10 +405,7 @@ impl HostSide for HostDevices {
 
     fn go_live(&mut self, live: &Live<'_>) -> Vec<String> {
         let errors = self.open(Some(live));
-        errors
-            .iter()
-            .map(|error| crate::control::causes(error).join(": "))
-            .collect()
+        errors.iter().map(DeviceError::in_one_line).collect()
     }
 
     fn resize_disk(&mut self, device: usize, size: u64) -> Result<(), String> {
@@ -408,14 +416,14 @@ impl HostSide for HostDevices {
             .map_err(|error| error.to_string())
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, comes_back: bool) {
         let mut images = BTreeMap::new();
         let old = std::mem::take(&mut self.virtio);
         let mut ports: Vec<SerialHost> = self.serial.take().into_iter().collect();
         for (index, host) in old.into_iter().enumerate() {
             match host {
                 VirtioHost::Disk(disk) => {
-                    images.extend(disk.leave().map(|own| (index, own)));
+                    images.extend(disk.leave(comes_back).map(|own| (index, own)));
                 }
                 VirtioHost::Console(console) => ports.push(console),
                 VirtioHost::Net(_) | VirtioHost::Entropy(_) | VirtioHost::Vsock(_) => {}
@@ -427,6 +435,49 @@ impl HostSide for HostDevices {
             std::thread::spawn(move || drop(port));
         }
         self.make(Images(images));
+    }
+
+    fn flush_disks(&self, done: Box<dyn FnOnce() + Send>) {
+        let images = self.virtio.iter().filter_map(|host| match host {
+            VirtioHost::Disk(disk) => disk.image(),
+            _ => None,
+        });
+        let images: Vec<_> = images.collect();
+        let flush = move || {
+            for image in images {
+                if let Err(error) = image.flush() {
+                    image.failures().note("flush before a migration", &error);
+                }
+            }
+            done();
+        };
+        let begun = std::thread::Builder::new()
+            .name("disk-flush".to_owned())
+            .spawn(flush);
+        if let Err(error) = begun {
+            // Whoever waits is told by the sender that was dropped.
+            log::warn!("the disks are not flushed before a migration: {error}");
+        }
+    }
+
+    fn release_disks(&mut self) -> Result<(), String> {
+        for (device, host) in self.settings.iter().zip(&mut self.virtio) {
+            if let VirtioHost::Disk(disk) = host {
+                let released = disk.release();
+                released.map_err(|error| format!("device {}: {error}", device.id))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn retake_disks(&mut self) -> Result<(), String> {
+        for (device, host) in self.settings.iter().zip(&mut self.virtio) {
+            if let VirtioHost::Disk(disk) = host {
+                let taken = disk.retake();
+                taken.map_err(|error| failed(&device.id)(error.into()).in_one_line())?;
+            }
+        }
+        Ok(())
     }
 
     fn give_up(&mut self) {

@@ -217,7 +217,7 @@ impl Source {
             Ok(count) => {
                 self.failing = false;
                 bytes.truncate(count);
-                let bytes = Payload(bytes);
+                let bytes = Payload::from(bytes);
                 let answer = VirtioInput::Entropy { id, bytes };
                 if offer_until_taken(&self.offer, &answer, &self.wake)? {
                     lock(&self.requests).pop_front();
@@ -273,7 +273,11 @@ mod tests {
             if count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                 return false;
             }
-            sender.lock().unwrap().send((id, bytes.0)).unwrap();
+            sender
+                .lock()
+                .unwrap()
+                .send((id, bytes.into_bytes()))
+                .unwrap();
             true
         });
         (EntropyHost::new(source.to_owned(), offer), receiver)

@@ -26,6 +26,7 @@ use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest, SECTOR_
 use devices::virtio::payload::Payload;
 use ft::machine::{PAGE_SIZE, Page, ZERO_PAGE};
 
+use self::written_digests::WrittenDigests;
 use super::page_set::PageSet;
 
 /// Most bytes of a disk that is a part of its machine: there are two bits for each of its pages.
@@ -77,6 +78,7 @@ struct Disk {
     written: PageSet,
     /// Pages that a completed request has made zero, until something else is written.
     zeroed: PageSet,
+    digests: WrittenDigests,
     /// What the host's queue has done, until its completion is an input.
     done: BTreeMap<u64, Payload>,
 }
@@ -95,6 +97,7 @@ impl Disk {
 
     /// Takes over the size of the image. The page in which the shorter one ends is another now.
     fn resize(&mut self, size: u64) {
+        self.digests = WrittenDigests::default();
         let end = self.size.min(size);
         self.size = size;
         let count = self.page_count();
@@ -147,6 +150,7 @@ impl Disks {
                 first: 0,
                 written: PageSet::new(count),
                 zeroed: PageSet::new(count),
+                digests: WrittenDigests::default(),
                 done: BTreeMap::new(),
             };
             (device, disk)
@@ -254,6 +258,7 @@ impl Disks {
                 let whole = zeroes && covers(request, page);
                 disk.zeroed.set(page, whole);
             }
+            disk.digests.note(request, result.is_ok());
         }
         result?;
         if let Some(data) = kept {
@@ -269,7 +274,7 @@ impl Disks {
                     request.len, request.sector
                 )
             });
-            Ok(Payload(vec![0; answer_len(request)]))
+            Ok(Payload::from(vec![0; answer_len(request)]))
         })
     }
 
@@ -307,6 +312,7 @@ impl Disks {
         if let Some(disk) = self.disks.get_mut(&device) {
             disk.written.insert(page);
             disk.zeroed.set(page, false);
+            disk.digests.forget(page);
         }
     }
 
@@ -325,6 +331,9 @@ impl Disks {
         }
         if disk.zeroed.contains(index) {
             return *ZERO_DIGEST;
+        }
+        if let Some(digest) = disk.digests.of(index) {
+            return digest;
         }
         let mut bytes = ZERO_PAGE;
         self.read_page(page, &mut bytes);
@@ -355,6 +364,7 @@ impl Disks {
         for disk in self.disks.values_mut() {
             let first = disk.first;
             pages.extend(disk.written.take().map(|page| first + page));
+            disk.digests.turn();
         }
         pages
     }
@@ -394,6 +404,8 @@ fn answer_len(request: &BlockRequest) -> usize {
         _ => 0,
     }
 }
+
+mod written_digests;
 
 #[cfg(test)]
 mod tests;

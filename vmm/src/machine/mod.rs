@@ -36,10 +36,11 @@ use hypervisor::{
     TscClock, Vcpu, VmSpec,
 };
 
-use self::boot_image::{BootImage, MOST_PAGES};
+use self::boot_image::MOST_PAGES;
 use self::disks::{DiskStore, Disks};
 use crate::loader::{self, LoadError, Payload, Platform};
 
+pub use self::boot_image::BootImage;
 pub use self::config::{
     DEBUG_CONSOLE, DiskMode, MOST_VIRTIO, MachineConfig, MachineConfigError, SERIAL, VirtioSpec,
     virtio_id, virtio_index,
@@ -152,8 +153,27 @@ impl VirtualMachine {
         hypervisor: &dyn Hypervisor,
     ) -> Result<Self, BuildError> {
         config.check()?;
-        check_stores(&config, &stores)?;
         let memory = Arc::new(GuestMemory::new(config.memory_size)?);
+        let boot = BootImage::blank(config.boot_pages);
+        Self::over(config, (memory, boot), stores, hypervisor)
+    }
+
+    /// A machine over memory and boot files that hold what they are to hold already; the rest of
+    /// its state is to come from elsewhere.
+    ///
+    /// # Errors
+    /// When the processor cannot be had, or something has not the size that the machine's has.
+    pub fn over(
+        config: MachineConfig,
+        (memory, boot): (Arc<GuestMemory>, BootImage),
+        stores: DiskStores,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Self, BuildError> {
+        config.check()?;
+        check_stores(&config, &stores)?;
+        if (memory.size(), boot.page_count()) != (config.memory_size, config.boot_pages) {
+            return Err(BuildError::BootFiles("or the memory have another size"));
+        }
         let spec = VmSpec {
             vcpus: 1,
             tsc_khz: config.tsc_khz,
@@ -174,7 +194,7 @@ impl VirtualMachine {
             powered_off: false,
             tsc_offset: 0,
             resets: 0,
-            boot: BootImage::blank(config.boot_pages),
+            boot,
             config,
         };
         machine.set_clock(machine.clock);
@@ -327,8 +347,8 @@ impl VirtualMachine {
         }
     }
 
-    /// The number of the first disk's first page.
-    fn first_disk_page(&self) -> u64 {
+    /// The number of the first disk's first page: there are so many pages of memory and boot files.
+    pub fn first_disk_page(&self) -> u64 {
         self.memory.page_count() + self.boot.page_count()
     }
 

@@ -131,6 +131,16 @@ impl Machine for VirtualMachine {
         )
     }
 
+    fn replayable(&self) -> Result<(), String> {
+        match self.vcpu.logical_clock() {
+            LogicalClock::Instructions => Ok(()),
+            LogicalClock::Branches | LogicalClock::Exits => Err(format!(
+                "{} does not tell where the guest is when something happens",
+                self.hypervisor_name
+            )),
+        }
+    }
+
     fn now(&self) -> LogicalTime {
         LogicalTime(self.vcpu.logical_time())
     }
@@ -256,7 +266,7 @@ impl Machine for VirtualMachine {
     }
 
     fn dirty_pages_hint(&self) -> u64 {
-        self.disks.written_hint()
+        self.memory.dirty_count() + self.disks.written_hint()
     }
 
     fn write_page(&mut self, page: PageNumber, bytes: &Page) {

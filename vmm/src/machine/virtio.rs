@@ -185,7 +185,7 @@ impl VirtualMachine {
             let payload = match event {
                 VirtioEvent::NetTransmit(payload)
                 | VirtioEvent::ConsoleOutput(payload)
-                | VirtioEvent::VsockTransmit(payload) => payload.0,
+                | VirtioEvent::VsockTransmit(payload) => payload.into_bytes(),
                 VirtioEvent::Block(request) if self.leaves_as_output(device, &request) => {
                     postcard::to_allocvec(&request)
                         .expect("requests have no unsized sequences, and memory is the writer")

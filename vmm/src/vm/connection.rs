@@ -91,26 +91,29 @@ impl Address {
     /// # Errors
     /// When nobody listens there.
     pub fn connect(&self) -> Result<Connection, AddressError> {
+        let connected = Connection::new(self.open()?, self.to_string());
+        connected.map_err(|source| self.unreachable("connect to", source))
+    }
+
+    /// As [`Address::connect`], for somebody who waits for what comes and goes.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn open(&self) -> Result<Stream, AddressError> {
         let failed = |source| self.unreachable("connect to", source);
         match self {
             Self::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(failed),
             Self::Tcp(address) => {
                 let mut last = std::io::Error::other("the name has no address");
-                let addresses = address.to_socket_addrs().map_err(failed)?;
-                let mut found = None;
-                for candidate in addresses {
+                for candidate in address.to_socket_addrs().map_err(failed)? {
                     match TcpStream::connect_timeout(&candidate, CONNECT_TIMEOUT) {
-                        Ok(stream) => {
-                            found = Some(stream);
-                            break;
-                        }
+                        Ok(stream) => return Ok(Stream::Tcp(stream)),
                         Err(error) => last = error,
                     }
                 }
-                found.map(Stream::Tcp).ok_or_else(|| failed(last))
+                Err(failed(last))
             }
         }
-        .and_then(|stream| Connection::new(stream, self.to_string()).map_err(failed))
     }
 
     /// Listens for a peer.
@@ -147,6 +150,17 @@ impl Listening {
     /// # Errors
     /// What the host says.
     pub fn accept(&self, timeout: Duration) -> std::io::Result<Option<Connection>> {
+        let accepted = self.accept_stream(timeout)?;
+        let connection = accepted.map(|(stream, peer)| Connection::new(stream, peer));
+        connection.transpose()
+    }
+
+    /// As [`Listening::accept`], for somebody who waits for what comes and goes: the stream, and
+    /// the peer's address.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn accept_stream(&self, timeout: Duration) -> std::io::Result<Option<(Stream, String)>> {
         let fd = match &self.socket {
             ListeningSocket::Tcp(listener) => listener.as_fd(),
             ListeningSocket::Unix(listener, _) => listener.as_fd(),
@@ -154,7 +168,7 @@ impl Listening {
         if !poll::wait_readable(fd, timeout)? {
             return Ok(None);
         }
-        let (stream, peer) = match &self.socket {
+        Ok(Some(match &self.socket {
             ListeningSocket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
                 (Stream::Tcp(stream), format!("tcp:{peer}"))
@@ -163,8 +177,7 @@ impl Listening {
                 Stream::Unix(listener.accept()?.0),
                 format!("unix:{}", path.display()),
             ),
-        };
-        Connection::new(stream, peer).map(Some)
+        }))
     }
 
     /// The TCP port, when it was chosen by the host.
@@ -185,13 +198,29 @@ impl Drop for Listening {
     }
 }
 
-enum Stream {
+/// A socket that leads to a peer.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
     Tcp(TcpStream),
+    /// On this host.
     Unix(UnixStream),
 }
 
 impl Stream {
-    fn shutdown(&self) {
+    /// Another handle of the same socket.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
+            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+        })
+    }
+
+    /// Ends both directions, for whoever waits for them too.
+    pub fn shutdown(&self) {
         // A connection that is closed already needs no closing.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Both),

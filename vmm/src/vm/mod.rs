@@ -13,6 +13,7 @@
 //! does.
 
 mod connection;
+pub mod departure;
 mod mailbox;
 mod offers;
 mod opening;
@@ -30,7 +31,7 @@ use ft::status::{End, FtEvent, FtStatus};
 
 use crate::machine::{BuildError, MachineConfig, VirtualMachine};
 
-pub use connection::{Address, AddressError, Connection, Listening};
+pub use connection::{Address, AddressError, Connection, Listening, Stream};
 pub use mailbox::{Mailbox, Message};
 pub use offers::{Offered, Port};
 pub use permit::{LOOK_AGAIN, Permit};
@@ -51,11 +52,25 @@ pub trait HostSide: Send {
     /// # Errors
     /// When it cannot be begun.
     fn resize_disk(&mut self, device: usize, size: u64) -> Result<(), String>;
-    /// Another side executes from now on: nothing comes or goes here until it is live again.
-    fn leave(&mut self);
+    /// Another side executes from now on: nothing comes or goes here until it is live again. Images
+    /// that both sides share stay open, and locked, if the machine may come back (`comes_back`).
+    fn leave(&mut self, comes_back: bool);
     /// Another side may have taken the machine over without asking: nothing that was kept back may
     /// leave here any more.
     fn discard(&mut self);
+    /// Makes durable what the images of all disks hold, and calls `done` then, on another thread.
+    fn flush_disks(&self, done: Box<dyn FnOnce() + Send>);
+    /// After [`HostSide::leave`]: lets another host open the images of all disks, when nothing of
+    /// them is in flight and all is durable.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    fn release_disks(&mut self) -> Result<(), String>;
+    /// Takes back what [`HostSide::release_disks`] has let go.
+    ///
+    /// # Errors
+    /// When another host has an image.
+    fn retake_disks(&mut self) -> Result<(), String>;
     /// What the devices have done while the machine was live here, by their names.
     fn counters(&self) -> BTreeMap<String, Counters>;
     /// What the host has chosen for devices while they are open, by their names: the path of a
@@ -110,6 +125,8 @@ pub type Builder = Box<dyn FnMut(MachineConfig, &[u8]) -> Result<Built, BuildErr
 pub enum Start {
     /// Executes this machine; with a log of it if there is a sink.
     Live(Built, Option<ft::primary::LogSink>),
+    /// Goes on with a machine that another host had, or that was saved; paused if it says so.
+    Arrived(Built, bool),
     /// Waits for a primary on a connection that will be handed in.
     Backup(Builder),
 }
@@ -145,6 +162,8 @@ pub enum Command {
     FailOver(Reply<()>),
     /// Give the disk with this index another size, in bytes.
     ResizeDisk(usize, u64, Reply<()>),
+    /// A step of copying the machine elsewhere.
+    Copy(departure::CopyStep),
     /// How things stand.
     Status(Reply<Box<VmStatus>>),
     /// End the thread; the machine is lost.

@@ -1,5 +1,9 @@
 //! The thread that owns a machine and its side of a pair.
 
+mod departure;
+mod fencing;
+mod pace;
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -7,9 +11,9 @@ use std::time::{Duration, Instant};
 use devices::virtio::any::VirtioConfig;
 use devices::virtio::input::VirtioInput;
 use ft::event::Input;
-use ft::fence::{Fence, FileFence, NoFence};
+use ft::fence::Fence;
 use ft::inbox::Inbox;
-use ft::machine::{Machine, TimeUnit};
+use ft::machine::Machine;
 use ft::record::Pace;
 use ft::replica::Replica;
 use ft::status::{End, FtEvent, Next};
@@ -27,6 +31,10 @@ use super::{
 use crate::control::causes;
 use crate::host::poll;
 use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
+
+use departure::Departure;
+use fencing::open_fence;
+use pace::pace;
 
 /// Bytes of input that may wait between being offered and being taken at a logical time.
 const INBOX_BYTES: usize = 2 << 20;
@@ -60,6 +68,8 @@ pub(super) struct VmThread {
     opening: Option<Opening>,
     /// Another host had the machine before, or may have.
     had_elsewhere: bool,
+    /// A copy of the machine elsewhere.
+    departure: Departure,
     paused: bool,
     quit: bool,
 }
@@ -72,11 +82,18 @@ impl VmThread {
         listener: Listener,
     ) -> Self {
         let now = HostTime(0);
+        let had_elsewhere = !matches!(start, Start::Live(..));
         let mut sink = None;
+        let mut arrived_paused = false;
         let (replica, machine, host, builder) = match start {
             Start::Live((mut machine, host), log) => {
                 sink = log;
                 machine.set_live(true);
+                let replica = Replica::primary(owner, pace(&machine), machine.as_ref(), now);
+                (replica, Some(machine), Some(host), None)
+            }
+            Start::Arrived((machine, host), paused) => {
+                arrived_paused = paused;
                 let replica = Replica::primary(owner, pace(&machine), machine.as_ref(), now);
                 (replica, Some(machine), Some(host), None)
             }
@@ -99,16 +116,19 @@ impl VmThread {
             receiver,
             was_live: false,
             opening: None,
-            had_elsewhere: false,
+            had_elsewhere,
+            departure: Departure::default(),
             paused: false,
             quit: false,
         };
-        thread.had_elsewhere = thread.builder.is_some();
         if let Some(machine) = &thread.machine {
             thread.mailbox.set_kicker(Some(machine.kicker()));
         }
         if let Some(sink) = sink {
             thread.start_recording(sink);
+        }
+        if arrived_paused && let Err(error) = thread.pause_machine(true, now) {
+            log::error!("a machine that arrived paused runs: {error}");
         }
         thread
     }
@@ -339,14 +359,14 @@ impl VmThread {
     }
 
     fn release(&mut self) {
-        let live = self.replica.is_live();
+        let live = self.replica.is_live() && !self.departure.away;
         match (self.was_live, live) {
             (false, true) => {
                 // A peer that was relieved closes what this side is about to open.
                 self.transmit();
                 self.go_live();
             }
-            (true, false) => self.leave(),
+            (true, false) => self.leave(false),
             _ => {}
         }
         self.was_live = live;
@@ -426,15 +446,15 @@ impl VmThread {
         }
     }
 
-    /// Another host goes on with the machine.
-    fn leave(&mut self) {
+    /// Another host goes on with the machine, which may come back.
+    fn leave(&mut self, comes_back: bool) {
         self.opening = None;
         self.mailbox.end_tenure();
         self.paused = false;
         self.offers.clear();
         self.inbox = Inbox::new(INBOX_BYTES);
         if let Some(host) = &mut self.host {
-            host.leave();
+            host.leave(comes_back);
         }
         if let Some(machine) = &mut self.machine {
             machine.set_live(false);
@@ -469,7 +489,8 @@ impl VmThread {
         // An asker that has gone away needs no answer.
         match command {
             Command::SetPaused(paused, reply) => {
-                let _ = reply.send(self.set_paused(paused, now));
+                let free = self.departure.check_none();
+                let _ = reply.send(free.and_then(|()| self.pause_machine(paused, now)));
             }
             Command::Control(operation) => {
                 if self.inbox.offer(Input::Control(operation)).is_err() {
@@ -491,11 +512,12 @@ impl VmThread {
             Command::Status(reply) => {
                 let _ = reply.send(Ok(Box::new(self.status(now))));
             }
+            Command::Copy(step) => self.copy_step(step, now),
             Command::Quit => self.quit = true,
         }
     }
 
-    fn set_paused(&mut self, paused: bool, now: HostTime) -> Result<(), VmError> {
+    fn pause_machine(&mut self, paused: bool, now: HostTime) -> Result<(), VmError> {
         let Some(machine) = &self.machine else {
             return Err(VmError::Refused("there is no machine yet".to_owned()));
         };
@@ -513,6 +535,7 @@ impl VmThread {
         };
         // What the backup is told of its machine would not hold.
         self.offers.resizes().check_none()?;
+        self.departure.check_none()?;
         let fence = open_fence(&protect.parameters.fence)?;
         let mut config = postcard::to_allocvec(machine.config())
             .map_err(|error| VmError::Refused(error.to_string()))?;
@@ -532,6 +555,7 @@ impl VmThread {
         };
         let begun = resize::check(machine.config(), device, protection)
             .and_then(|()| self.offers.resizes().check_none())
+            .and_then(|()| self.departure.check_none())
             .and_then(|()| host.resize_disk(device, size).map_err(VmError::Refused));
         match begun {
             Ok(()) => self.offers.resizes().begin(device, reply),
@@ -572,29 +596,5 @@ impl VmThread {
                 .map(|host| host.places())
                 .unwrap_or_default(),
         }
-    }
-}
-
-/// How long a machine executes at a time. One whose time is the host's comes back at once when it
-/// is kicked, as it is for every input, and coming back for nothing costs it two switches of mode.
-fn pace(machine: &VirtualMachine) -> Pace {
-    let usual = Pace::default();
-    match machine.time_unit() {
-        TimeUnit::Instructions => usual,
-        TimeUnit::Nanoseconds => Pace {
-            slice_ns: 4 * usual.slice_ns,
-            ..usual
-        },
-    }
-}
-
-/// Opens the fence that an operator named.
-fn open_fence(text: &str) -> Result<Box<dyn Fence>, VmError> {
-    match text.split_once(':') {
-        Some(("file", path)) if !path.is_empty() => Ok(Box::new(FileFence::new(path))),
-        None if text == "none" => Ok(Box::new(NoFence)),
-        _ => Err(VmError::Refused(format!(
-            "fence {text:?} is not file:PATH or none"
-        ))),
     }
 }

@@ -44,6 +44,8 @@ pub enum Command {
     AddVsock(Options),
     /// Boot the created VM
     Boot,
+    /// Cancel the migration that goes on
+    CancelMigration,
     /// Write a core dump of the guest
     Coredump(Url),
     /// Show the devices' counters

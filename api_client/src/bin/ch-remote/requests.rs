@@ -106,6 +106,7 @@ pub fn perform(arguments: Arguments) -> Result<(), RemoteError> {
 fn call_for(command: Command) -> Result<Call, RemoteError> {
     Ok(match command {
         Command::Boot => put("vm.boot"),
+        Command::CancelMigration => put("vm.cancel-migration"),
         Command::Counters => get("vm.counters"),
         Command::Create { path } => Call {
             method: Method::Put,

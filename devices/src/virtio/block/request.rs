@@ -176,7 +176,7 @@ fn transfer(
         sector,
         len,
         durable: write && is_write_through(state, cx),
-        data: Payload(data),
+        data: Payload::from(data),
     }))
 }
 

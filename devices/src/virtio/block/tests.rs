@@ -51,7 +51,7 @@ fn read(rig: &mut Rig<Block>, sector: u64, sectors: u32) -> u16 {
 }
 
 fn complete(rig: &mut Rig<Block>, id: u64, data: Vec<u8>) -> Result<InputOutcome, InputError> {
-    let result = Ok(Payload(data));
+    let result = Ok(Payload::from(data));
     rig.input(VirtioInput::BlockCompletion { id, result })
 }
 
@@ -84,7 +84,7 @@ fn a_read_brings_data_and_a_write_takes_it() {
         (request.operation, request.sector, request.durable),
         (BlockOperation::Write, 998, false)
     );
-    assert_eq!(request.data.0, [7; 1024]);
+    assert_eq!(request.data[..], [7; 1024]);
     assert_eq!(
         rig.function
             .device()
@@ -415,7 +415,7 @@ impl VirtioSubject for Block {
         let result = match random.below(8) {
             0 => Err(BlockIoError::Io),
             1 => Err(BlockIoError::Unsupported),
-            _ => Ok(Payload(vec![random.next() as u8; len as usize])),
+            _ => Ok(Payload::from(vec![random.next() as u8; len as usize])),
         };
         let id = request.id;
         VirtioInput::BlockCompletion { id, result }

@@ -57,11 +57,11 @@ pub struct ConsoleStateV1 {
 impl Console {
     /// An idle console.
     #[must_use]
-    pub const fn new(config: ConsoleConfig) -> Self {
+    pub fn new(config: ConsoleConfig) -> Self {
         Self {
             state: ConsoleStateV1 {
                 config,
-                backlog: Payload(Vec::new()),
+                backlog: Payload::default(),
             },
         }
     }
@@ -71,14 +71,16 @@ impl Console {
             let bytes = chain.read_all(&*cx.ram, CONSOLE_OUTPUT_MAX)?;
             let bytes = bytes.filter(|bytes| !bytes.is_empty());
             let malformed = Fault::Malformed { head: chain.head };
-            cx.emit(VirtioEvent::ConsoleOutput(Payload(bytes.ok_or(malformed)?)));
+            cx.emit(VirtioEvent::ConsoleOutput(Payload::from(
+                bytes.ok_or(malformed)?,
+            )));
             cx.push(TRANSMIT, chain.head, 0)?;
         }
         cx.want_notification(TRANSMIT, true)
     }
 
     fn deliver(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
-        let backlog = &mut self.state.backlog.0;
+        let backlog = self.state.backlog.to_mut();
         while !backlog.is_empty() {
             let Some(chain) = cx.pop(RECEIVE)? else {
                 return cx.want_notification(RECEIVE, true);
@@ -103,7 +105,7 @@ impl Console {
         if bytes.len() > self.input_room() {
             return Ok(InputOutcome::Refused);
         }
-        self.state.backlog.0.extend_from_slice(bytes);
+        self.state.backlog.to_mut().extend_from_slice(bytes);
         if cx.live {
             self.deliver(cx)?;
         }
@@ -176,7 +178,7 @@ impl VirtioDevice for Console {
     }
 
     fn reset(&mut self) {
-        self.state.backlog.0.clear();
+        self.state.backlog.to_mut().clear();
     }
 
     fn save(&self) -> ConsoleStateV1 {

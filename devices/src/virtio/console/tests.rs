@@ -13,7 +13,7 @@ fn console() -> Console {
 }
 
 fn type_in(rig: &mut Rig<Console>, bytes: &[u8]) -> InputOutcome {
-    let input = VirtioInput::ConsoleInput(Payload(bytes.to_vec()));
+    let input = VirtioInput::ConsoleInput(Payload::from(bytes.to_vec()));
     rig.input(input).unwrap()
 }
 
@@ -21,7 +21,7 @@ fn type_in(rig: &mut Rig<Console>, bytes: &[u8]) -> InputOutcome {
 fn output_leaves_and_input_fills_buffers() {
     let mut rig = Rig::started(console(), 0);
     rig.request(TRANSMIT, &[b"hel", b"lo"], &[]);
-    let expected = VirtioEvent::ConsoleOutput(Payload(b"hello".to_vec()));
+    let expected = VirtioEvent::ConsoleOutput(Payload::from(b"hello".to_vec()));
     assert_eq!(rig.take_events(), [expected]);
     rig.post(RECEIVE, &[], &[4]);
     rig.post(RECEIVE, &[], &[4]);
@@ -83,11 +83,11 @@ impl VirtioSubject for Console {
             };
         }
         let len = random.below(1000) as usize;
-        VirtioInput::ConsoleInput(Payload(vec![random.next() as u8; len]))
+        VirtioInput::ConsoleInput(Payload::from(vec![random.next() as u8; len]))
     }
 
     fn provoke(queue: usize) -> Option<VirtioInput> {
-        (queue == RECEIVE).then(|| VirtioInput::ConsoleInput(Payload(vec![1])))
+        (queue == RECEIVE).then(|| VirtioInput::ConsoleInput(Payload::from(vec![1])))
     }
 }
 

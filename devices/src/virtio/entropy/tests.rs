@@ -7,7 +7,7 @@ use crate::conformance::virtio_driver::Rig;
 use crate::virtio::payload::Payload;
 
 fn answer(rig: &mut Rig<Entropy>, id: u64, bytes: &[u8]) -> Result<InputOutcome, InputError> {
-    let bytes = Payload(bytes.to_vec());
+    let bytes = Payload::from(bytes.to_vec());
     rig.input(VirtioInput::Entropy { id, bytes })
 }
 
@@ -55,7 +55,7 @@ impl VirtioSubject for Entropy {
 
     fn host_input(random: &mut Random, asked: &mut Vec<VirtioEvent>) -> VirtioInput {
         asked.retain(|event| matches!(event, VirtioEvent::EntropyRequest { .. }));
-        let bytes = Payload(vec![random.next() as u8; 1 + random.below(100) as usize]);
+        let bytes = Payload::from(vec![random.next() as u8; 1 + random.below(100) as usize]);
         let id = if asked.is_empty() {
             random.next()
         } else {

@@ -154,7 +154,7 @@ impl Net {
             }
             match chain.read_all(&*cx.ram, NET_FRAME_MAX)? {
                 Some(frame) if frame.len() >= NET_FRAME_MIN && self.state.link_up => {
-                    cx.emit(VirtioEvent::NetTransmit(Payload(frame)));
+                    cx.emit(VirtioEvent::NetTransmit(Payload::from(frame)));
                 }
                 _ => self.drop_frames(1),
             }

@@ -129,7 +129,7 @@ fn place(frame: &Payload, cx: &mut Context<'_>) -> Result<Fit, Fault> {
         room += len;
         chains.push(chain);
     }
-    let mut bytes = frame.0.clone();
+    let mut bytes = frame.to_vec();
     let count = chains.len() as u16;
     bytes[CHAIN_COUNT..NET_HEADER_SIZE].copy_from_slice(&count.to_le_bytes());
     let mut rest = &bytes[..];

@@ -23,7 +23,8 @@ fn frame(len: usize, fill: u8) -> Vec<u8> {
 }
 
 fn receive(rig: &mut Rig<Net>, frame: Vec<u8>) -> InputOutcome {
-    rig.input(VirtioInput::NetReceive(Payload(frame))).unwrap()
+    rig.input(VirtioInput::NetReceive(Payload::from(frame)))
+        .unwrap()
 }
 
 #[test]
@@ -31,7 +32,10 @@ fn a_frame_is_sent_as_it_is() {
     let mut rig = rig(0);
     let sent = frame(60, 7);
     let head = rig.request(TRANSMIT, &[&sent[..12], &sent[12..]], &[]);
-    assert_eq!(rig.take_events(), [VirtioEvent::NetTransmit(Payload(sent))]);
+    assert_eq!(
+        rig.take_events(),
+        [VirtioEvent::NetTransmit(Payload::from(sent))]
+    );
     let returned = rig.returned(TRANSMIT).unwrap();
     assert_eq!((returned.head, returned.len), (head, 0));
     assert_eq!(rig.take_vectors(), [1]);
@@ -146,8 +150,8 @@ fn offloads_that_were_not_agreed_on_are_dropped() {
     assert!(!rig.negotiate(FEATURE_GUEST_CSUM), "TSO needs checksums");
     assert!(!rig.negotiate(FEATURE_CONTROL), "commands need their queue");
     assert_eq!(receive(&mut rig, frame(60, 0)), InputOutcome::Dropped);
-    let too_long = Payload(vec![0; NET_FRAME_MAX + 1]);
-    for bad in [too_long, Payload(vec![0; 25])] {
+    let too_long = Payload::from(vec![0; NET_FRAME_MAX + 1]);
+    for bad in [too_long, Payload::from(vec![0; 25])] {
         assert!(rig.input(VirtioInput::NetReceive(bad)).is_err());
     }
 }
@@ -213,13 +217,13 @@ impl VirtioSubject for Net {
             1 => VirtioInput::NetAnnounce,
             _ => {
                 let len = 14 + random.below(4000) as usize;
-                VirtioInput::NetReceive(Payload(frame(len, random.next() as u8)))
+                VirtioInput::NetReceive(Payload::from(frame(len, random.next() as u8)))
             }
         }
     }
 
     fn provoke(queue: usize) -> Option<VirtioInput> {
-        (queue == RECEIVE).then(|| VirtioInput::NetReceive(Payload(frame(60, 1))))
+        (queue == RECEIVE).then(|| VirtioInput::NetReceive(Payload::from(frame(60, 1))))
     }
 }
 

@@ -112,7 +112,7 @@ impl Vsock {
                 return Err(malformed);
             }
             if source == self.state.guest_cid {
-                cx.emit(VirtioEvent::VsockTransmit(Payload(packet)));
+                cx.emit(VirtioEvent::VsockTransmit(Payload::from(packet)));
             } else {
                 self.state.dropped = self.state.dropped.saturating_add(1);
             }
@@ -219,7 +219,7 @@ fn split(packet: &[u8], room: u64) -> (Vec<u8>, Option<Payload>) {
         part[24..28].copy_from_slice(&(data.len() as u32).to_le_bytes());
         part
     };
-    (part(now), Some(Payload(part(later))))
+    (part(now), Some(Payload::from(part(later))))
 }
 
 impl VirtioDevice for Vsock {

@@ -20,7 +20,7 @@ fn packet(source: u64, data: &[u8]) -> Vec<u8> {
 }
 
 fn receive(rig: &mut Rig<Vsock>, data: &[u8]) -> InputOutcome {
-    let input = VirtioInput::VsockReceive(Payload(packet(2, data)));
+    let input = VirtioInput::VsockReceive(Payload::from(packet(2, data)));
     rig.input(input).unwrap()
 }
 
@@ -30,7 +30,7 @@ fn packets_pass_and_a_false_address_does_not() {
     let sent = packet(CID, b"hello");
     // The last buffer may be longer than the packet.
     rig.request(TRANSMIT, &[&sent[..44], b"hello beyond"], &[]);
-    let expected = VirtioEvent::VsockTransmit(Payload(sent));
+    let expected = VirtioEvent::VsockTransmit(Payload::from(sent));
     assert_eq!(rig.take_events(), [expected]);
     rig.request(TRANSMIT, &[&packet(9, b"x")], &[]);
     assert_eq!(rig.take_events(), []);
@@ -54,7 +54,10 @@ fn received_packets_wait_and_are_cut_to_the_buffers() {
     assert_eq!(second.bytes[44..48], *b"6789");
     let mut torn = packet(2, b"abc");
     torn.push(0);
-    assert!(rig.input(VirtioInput::VsockReceive(Payload(torn))).is_err());
+    assert!(
+        rig.input(VirtioInput::VsockReceive(Payload::from(torn)))
+            .is_err()
+    );
 }
 
 #[test]
@@ -100,12 +103,12 @@ impl VirtioSubject for Vsock {
             return VirtioInput::VsockTransportReset { guest_cid };
         }
         let data = vec![random.next() as u8; random.below(900) as usize];
-        VirtioInput::VsockReceive(Payload(packet(2, &data)))
+        VirtioInput::VsockReceive(Payload::from(packet(2, &data)))
     }
 
     fn provoke(queue: usize) -> Option<VirtioInput> {
         match queue {
-            RECEIVE => Some(VirtioInput::VsockReceive(Payload(packet(2, b"x")))),
+            RECEIVE => Some(VirtioInput::VsockReceive(Payload::from(packet(2, b"x")))),
             EVENT => Some(VirtioInput::VsockTransportReset { guest_cid: CID }),
             _ => None,
         }

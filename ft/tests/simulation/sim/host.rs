@@ -14,6 +14,7 @@ use ft::time::HostTime;
 use super::disk::DISK;
 use super::fence::FenceStore;
 use super::random::mix;
+use super::scenario::Scenario;
 use super::tap::Tap;
 use super::toy::Toy;
 use super::wire::{Arrival, Way, Wire};
@@ -72,19 +73,20 @@ pub struct Round {
 
 impl Host {
     /// The host on which the machine starts.
-    pub fn primary(index: usize, busy: u64, ns_per_instruction: u64) -> Self {
-        let machine = Toy::new(busy);
+    pub fn primary(index: usize, scenario: &Scenario) -> Self {
+        let machine = toy(index, scenario);
         let offset = clock_offset(index);
         let name = host_name(index);
         let replica = Replica::primary(name, pace(), &machine, HostTime(offset));
-        Self::with(index, replica, machine, ns_per_instruction, 0)
+        Self::with(index, replica, machine, scenario.ns_per_instruction, 0)
     }
 
     /// A host that waits for a primary at `now`.
-    pub fn backup(index: usize, busy: u64, ns_per_instruction: u64, now: u64) -> Self {
+    pub fn backup(index: usize, scenario: &Scenario, now: u64) -> Self {
         let host_time = HostTime(now + clock_offset(index));
         let replica = Replica::backup(host_name(index), pace(), host_time);
-        Self::with(index, replica, Toy::new(busy), ns_per_instruction, now)
+        let machine = toy(index, scenario);
+        Self::with(index, replica, machine, scenario.ns_per_instruction, now)
     }
 
     fn with(
@@ -189,6 +191,7 @@ impl Host {
         }
         self.serve_disk(now);
         let before = self.machine.now();
+        let advances = self.machine.advances();
         let was_live = self.replica.is_live();
         let next = match self.replica.state() {
             "listening" | "handshake" if !self.replica.is_live() => self.replica.tick(time),
@@ -196,6 +199,10 @@ impl Host {
         };
         if !was_live && self.replica.is_live() {
             self.check_inputs();
+        }
+        let repeated = !was_live && self.machine.advances() != advances;
+        if repeated && self.machine.replayable().is_err() {
+            self.wrong = Some(format!("{} executes what it cannot repeat", self.name));
         }
         // A restored machine has not executed what it jumped over.
         let executed = self.machine.now().since(before).min(MOST_EXECUTED);
@@ -320,12 +327,22 @@ impl Host {
     }
 }
 
-/// Slices of half a millisecond: fewer rounds to simulate.
+/// The machine of a host.
+fn toy(index: usize, scenario: &Scenario) -> Toy {
+    match scenario.exact {
+        true => Toy::new(scenario.busy),
+        false => Toy::inexact(scenario.busy, index as u64),
+    }
+}
+
+/// Slices of half a millisecond: fewer rounds to simulate. Deltas take several steps: the machine
+/// writes a few pages all the time.
 fn pace() -> Pace {
     Pace {
         slice_ns: 500_000,
         linger_ns: 20_000,
         max_instructions: 150,
+        delta_pages: 2,
     }
 }
 

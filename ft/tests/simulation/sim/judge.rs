@@ -184,7 +184,7 @@ impl Life {
         // Damage that nobody writes may be found at the very end.
         let follows = self.hosts.iter().any(|host| {
             let state = host.replica.state();
-            state == "replaying" || (self.flipped && state == "diverged")
+            state == "replaying" || state == "following" || (self.flipped && state == "diverged")
         });
         if !follows {
             return Err("the survivor says it is protected, and nobody replays".into());

@@ -1,5 +1,6 @@
 //! What a seed decides: settings, and which faults come when.
 
+use ft::mode::Mode;
 use ft::output::ReleasePolicy;
 use ft::parameters::Parameters;
 
@@ -79,6 +80,9 @@ pub enum Fault {
 /// A life, planned.
 #[derive(Clone, Debug)]
 pub struct Scenario {
+    /// Whether the machine does the same on every host, so that its log can be replayed; the state
+    /// of one that does not is replicated by deltas.
+    pub exact: bool,
     /// Settings of each protection.
     pub parameters: Parameters,
     /// Delay of the link.
@@ -107,6 +111,7 @@ impl Scenario {
             ..Parameters::default()
         };
         Self {
+            exact: true,
             parameters,
             latency_ns: 100_000,
             ns_per_instruction: 4_000,
@@ -121,6 +126,7 @@ impl Scenario {
     pub fn of(random: &mut Random) -> Self {
         let timeout_ms = random.between(30, 80);
         let parameters = Parameters {
+            mode: Mode::Auto,
             release: random.pick(&[
                 ReleasePolicy::Received,
                 ReleasePolicy::Received,
@@ -153,6 +159,7 @@ impl Scenario {
         faults.extend(unreadable_pages(&mut random.clone()));
         faults.sort_by_key(|(at, _)| *at);
         Self {
+            exact: true,
             parameters,
             latency_ns: random.between(10_000, 2_000_000),
             ns_per_instruction: random.between(3_000, 6_000),

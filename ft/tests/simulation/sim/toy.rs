@@ -26,6 +26,10 @@ use super::random::mix;
 pub const LINE: DeviceId = DeviceId(7);
 /// A network: frames come, and some are answered.
 pub const NET: DeviceId = DeviceId(9);
+/// What the machine draws from its host without asking: no input, and no two hosts have the same.
+pub const ENTROPY: DeviceId = DeviceId(11);
+/// Instructions between two draws.
+const DRAW_EVERY: u64 = 160;
 /// Pages of memory.
 pub const PAGES: u64 = 12;
 /// Pages of memory and of the disk behind it.
@@ -75,6 +79,10 @@ pub struct Toy {
     timer_at: u64,
     busy: u64,
     flip: Option<(u64, u64)>,
+    /// What its host has that another has not; none in a machine that can be replayed.
+    hidden: Option<u64>,
+    /// How often it was asked to execute.
+    advances: u64,
     /// Pages that the host cannot read.
     bad: BTreeSet<u64>,
     unreadable: RefCell<Option<String>>,
@@ -111,6 +119,8 @@ impl Toy {
             timer_at: 0,
             busy,
             flip: None,
+            hidden: None,
+            advances: 0,
             bad: BTreeSet::new(),
             unreadable: RefCell::default(),
             refuses_pages: false,
@@ -118,6 +128,35 @@ impl Toy {
         };
         toy.arm();
         toy
+    }
+
+    /// The same machine, on a host that makes it do what no other machine does: what it draws is
+    /// noted in its history, so that a reference can be given it, but it is no input.
+    pub fn inexact(busy: u64, hidden: u64) -> Self {
+        Self {
+            hidden: Some(mix(hidden)),
+            ..Self::new(busy)
+        }
+    }
+
+    /// How often it was asked to execute.
+    pub fn advances(&self) -> u64 {
+        self.advances
+    }
+
+    /// Draws from the host.
+    fn draw(&mut self) {
+        let Some(hidden) = &mut self.hidden else {
+            return;
+        };
+        *hidden = mix(*hidden);
+        let payload = hidden.to_le_bytes().to_vec();
+        self.core.accumulator ^= *hidden;
+        let device = ENTROPY;
+        self.history.push(Entry {
+            at: LogicalTime(self.core.now),
+            event: Event::Input(Input::Device { device, payload }),
+        });
     }
 
     /// Every input so far, for a reference machine.
@@ -176,6 +215,7 @@ impl Toy {
         let number = <[u8; 8]>::try_from(payload).map(u64::from_le_bytes);
         match (device, number) {
             (LINE, Ok(request)) => self.requests.push_back(request),
+            (ENTROPY, Ok(drawn)) if self.hidden.is_none() => self.core.accumulator ^= drawn,
             (NET, _) => {
                 let sum = payload
                     .iter()
@@ -234,6 +274,9 @@ impl Toy {
 
     /// Executes one instruction; whether it put something out.
     fn step(&mut self) -> bool {
+        if self.core.now.is_multiple_of(DRAW_EVERY) {
+            self.draw();
+        }
         if self.core.now >= self.timer_at {
             self.core.ticks += 1;
             let missed = self.point.virtual_ns(LogicalTime(self.core.now)) / TICK_NS;
@@ -341,6 +384,13 @@ impl Machine for Toy {
         format!("toy {}", self.busy)
     }
 
+    fn replayable(&self) -> Result<(), String> {
+        match self.hidden {
+            None => Ok(()),
+            Some(_) => Err("the machine draws from its host".into()),
+        }
+    }
+
     fn now(&self) -> LogicalTime {
         LogicalTime(self.core.now)
     }
@@ -350,6 +400,7 @@ impl Machine for Toy {
     }
 
     fn advance(&mut self, until: LogicalTime) -> Stop {
+        self.advances += 1;
         if !self.pending.is_empty() {
             return Stop::Output;
         }

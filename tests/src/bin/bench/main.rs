@@ -1,11 +1,14 @@
 //! Benchmarks, each a table and `target/bench/NAME.json`. Figures that are compared are measured in
 //! one run, in turns, and are given as ratios. `scripts/bench` sets up what this needs and runs it.
 
+mod checkpoint;
 mod disk;
+mod migration;
 mod net;
 mod processor;
 mod protection;
 mod rounds;
+mod soak;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -43,8 +46,20 @@ enum Name {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
         idle_s: u64,
     },
+    /// What it costs to close epochs by deltas.
+    Checkpoint {
+        /// How often each load is measured; medians are shown.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+    },
     /// Size of the log of one guest's life, beside QEMU's.
     Log,
+    /// Live migration between two processes of a guest that dirties 64 MiB all the time.
+    Migration {
+        /// How often it migrates each way; medians and worst are shown.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+    },
     /// What protection costs a guest's network, under each release policy. Takes root.
     Net {
         /// How often each is measured; medians and worst are shown.
@@ -56,6 +71,12 @@ enum Name {
         /// How often each is measured; medians and worst are shown.
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
+    },
+    /// A protected guest under mixed load for a long time. Takes root.
+    Soak {
+        /// How long.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        minutes: u64,
     },
     /// The deterministic simulation of the protocol.
     Simulate {
@@ -133,9 +154,12 @@ fn bench(name: &Name) -> Result<(), HarnessError> {
     let (name, figures) = match name {
         Name::Cpu { rounds } => ("cpu", processor::cpu(&scratch, *rounds)?),
         Name::Ft { rounds, idle_s } => ("ft", protection::ft(&scratch, *rounds, *idle_s)?),
+        Name::Checkpoint { rounds } => ("checkpoint", checkpoint::checkpoint(&scratch, *rounds)?),
         Name::Log => ("log", processor::log(&scratch)?),
+        Name::Migration { rounds } => ("migration", migration::migration(&scratch, *rounds)?),
         Name::Net { rounds } => ("net", net::net(&scratch, *rounds)?),
         Name::Disk { rounds } => ("disk", disk::disk(&scratch, *rounds)?),
+        Name::Soak { minutes } => ("soak", soak::soak(&scratch, *minutes)?),
         Name::Simulate { seeds } => ("simulate", simulate(*seeds)?),
     };
     table(&figures);

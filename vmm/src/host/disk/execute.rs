@@ -122,7 +122,7 @@ fn carry_out(image: &dyn DiskImage, request: &BlockRequest) -> io::Result<Payloa
     if request.durable && request.operation.modifies() {
         image.flush()?;
     }
-    Ok(Payload(data))
+    Ok(Payload::from(data))
 }
 
 #[cfg(test)]

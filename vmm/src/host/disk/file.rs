@@ -37,7 +37,10 @@ pub(super) struct ImageFile {
 
 /// A lock on a file, given back when this is dropped.
 #[derive(Debug)]
-pub(super) struct FileLock(File);
+pub(super) struct FileLock {
+    file: File,
+    kind: libc::c_int,
+}
 
 impl FileLock {
     fn take(file: &File, path: &Path, read_only: bool) -> Result<Self, DiskError> {
@@ -49,18 +52,28 @@ impl FileLock {
         };
         let taken = set_lock(file, kind).map_err(io::Error::from);
         match taken.and_then(|()| file.try_clone()) {
-            Ok(file) => Ok(Self(file)),
+            Ok(file) => Ok(Self { file, kind }),
             Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
                 Err(DiskError::InUse { path })
             }
             Err(source) => Err(DiskError::Lock { path, source }),
         }
     }
+
+    /// Gives it back; the file stays open.
+    pub fn give_back(&self) -> io::Result<()> {
+        set_lock(&self.file, libc::F_UNLCK).map_err(Into::into)
+    }
+
+    /// Takes it again.
+    pub fn take_again(&self) -> io::Result<()> {
+        set_lock(&self.file, self.kind).map_err(Into::into)
+    }
 }
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        if let Err(errno) = set_lock(&self.0, libc::F_UNLCK) {
+        if let Err(errno) = set_lock(&self.file, libc::F_UNLCK) {
             log::warn!("cannot give back the lock of a disk's file: {errno}");
         }
     }

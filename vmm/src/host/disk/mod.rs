@@ -104,6 +104,19 @@ pub trait DiskImage: Send + Sync {
     /// host failed.
     fn resize(&self, size: u64) -> io::Result<()>;
 
+    /// Gives the image's locks back, so that another host can open it; nobody works on it then
+    /// until [`DiskImage::lock_again`].
+    ///
+    /// # Errors
+    /// The host failed.
+    fn unlock(&self) -> io::Result<()>;
+
+    /// Takes the locks again. Nobody else may have changed the image in between.
+    ///
+    /// # Errors
+    /// Somebody else has the image open now, or the host failed.
+    fn lock_again(&self) -> io::Result<()>;
+
     /// A descriptor by which the kernel can do reads, writes and flushes inside of the size, in
     /// place of the methods here; `None` if the contents do not lie in a file byte for byte, or are
     /// not to be had so. Nothing of it may be under way while the image is resized.

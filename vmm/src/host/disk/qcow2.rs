@@ -40,7 +40,7 @@ pub(super) struct Qcow2Image {
     sparse: bool,
     failures: FailureLog,
     /// Of the image and its backing files. The last, so that all are closed before.
-    _locks: Arc<Mutex<Vec<FileLock>>>,
+    locks: Arc<Mutex<Vec<FileLock>>>,
 }
 
 impl Qcow2Image {
@@ -73,7 +73,7 @@ impl Qcow2Image {
             read_only: target.read_only,
             sparse: target.sparse,
             failures: FailureLog::new(path),
-            _locks: locks,
+            locks,
         })
     }
 
@@ -83,6 +83,11 @@ impl Qcow2Image {
 
     fn exclusive(&self) -> RwLockWriteGuard<'_, Access> {
         self.access.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn each_lock(&self, change: impl Fn(&FileLock) -> io::Result<()>) -> io::Result<()> {
+        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.iter().try_for_each(change)
     }
 
     /// The clusters that lie in a range as a whole; the last one ends with the disk. The crate is
@@ -179,6 +184,15 @@ impl DiskImage for Qcow2Image {
             mark_zeroes(&access, start..end, clusters)?;
         }
         access.flush()
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        // What the crate has cached is as the file has it: each change was followed by a flush.
+        self.each_lock(FileLock::give_back)
+    }
+
+    fn lock_again(&self) -> io::Result<()> {
+        self.each_lock(FileLock::take_again)
     }
 
     fn failures(&self) -> &FailureLog {

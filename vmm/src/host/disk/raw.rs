@@ -33,7 +33,7 @@ pub(super) struct RawImage {
     size: RwLock<u64>,
     failures: FailureLog,
     /// The last, so that the file is closed before.
-    _lock: Option<FileLock>,
+    lock: Option<FileLock>,
 }
 
 impl RawImage {
@@ -87,7 +87,7 @@ impl RawImage {
             direct,
             size: RwLock::new(len),
             failures: FailureLog::new(path),
-            _lock: Some(lock),
+            lock: Some(lock),
         })
     }
 
@@ -239,6 +239,14 @@ impl DiskImage for RawImage {
         Ok(())
     }
 
+    fn unlock(&self) -> io::Result<()> {
+        self.lock.iter().try_for_each(FileLock::give_back)
+    }
+
+    fn lock_again(&self) -> io::Result<()> {
+        self.lock.iter().try_for_each(FileLock::take_again)
+    }
+
     fn ring_file(&self) -> Option<io::Result<File>> {
         // Direct access has rules about buffers that the guest does not know.
         (self.io_uring && self.direct.is_none()).then(|| self.file.try_clone())
@@ -261,7 +269,7 @@ impl RawImage {
             direct: None,
             size: RwLock::new(size),
             failures: FailureLog::new("test".into()),
-            _lock: None,
+            lock: None,
         }
     }
 }

@@ -455,6 +455,6 @@ impl Server {
 
     fn finish(&self, request: &BlockRequest, result: io::Result<Vec<u8>>) {
         let result = result.map_err(|error| failed(&*self.image, request, &error));
-        (self.done)(request.id, result.map(Payload));
+        (self.done)(request.id, result.map(Payload::from));
     }
 }

@@ -130,7 +130,8 @@ impl SerialHost {
     /// offered again, and nothing more is read meanwhile.
     pub fn for_console(target: SerialTarget, offer: Offer) -> Self {
         let again = offer.clone();
-        let take = move |bytes: &[u8]| offer(VirtioInput::ConsoleInput(Payload(bytes.to_vec())));
+        let take =
+            move |bytes: &[u8]| offer(VirtioInput::ConsoleInput(Payload::from(bytes.to_vec())));
         let resize = move |columns, rows| again(VirtioInput::ConsoleResize { columns, rows });
         let receiver = Receiver {
             take: Arc::new(take),

@@ -187,7 +187,7 @@ fn pty_is_raw_and_what_was_written_before_waits_for_its_user() {
         user.read_exact(&mut found).unwrap();
         assert_eq!(&found, b"late\n", "no carriage return is put in");
         user.write_all(b"\x03\x04\r").unwrap();
-        let typed = VirtioInput::ConsoleInput(Payload(b"\x03\x04\r".to_vec()));
+        let typed = VirtioInput::ConsoleInput(Payload::from(b"\x03\x04\r".to_vec()));
         assert_eq!(inputs.recv_timeout(PATIENCE).unwrap(), typed);
         drop(user);
         host.write(b"early\n");
@@ -247,7 +247,7 @@ fn console_input_that_is_refused_is_offered_again() {
         let VirtioInput::ConsoleInput(bytes) = inputs.recv_timeout(PATIENCE).unwrap() else {
             panic!("something else");
         };
-        found.extend(&bytes.0);
+        found.extend(&bytes[..]);
     }
     assert!(found == sent);
     drop(host);

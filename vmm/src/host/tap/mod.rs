@@ -268,7 +268,7 @@ fn receive(shared: &Shared, frame: &[u8]) {
     let fits = (NET_FRAME_MIN..=NET_FRAME_MAX).contains(&frame.len());
     let taken = fits
         && shared.ready.load(Ordering::SeqCst)
-        && (shared.offer)(VirtioInput::NetReceive(Payload(frame.to_vec())));
+        && (shared.offer)(VirtioInput::NetReceive(Payload::from(frame.to_vec())));
     if taken {
         shared.counters.rx.count(frame.len() - NET_HEADER_SIZE);
     } else {

@@ -185,7 +185,7 @@ impl Service {
         loop {
             if self.held.is_none() {
                 let packet = self.shared.lock().next_packet();
-                self.held = packet.map(|packet| VirtioInput::VsockReceive(Payload(packet)));
+                self.held = packet.map(|packet| VirtioInput::VsockReceive(Payload::from(packet)));
             }
             let Some(held) = &self.held else {
                 return true;

@@ -47,7 +47,7 @@ impl Guest {
                 return false;
             }
             let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
-            sender.send(packet.0).is_ok()
+            sender.send(packet.into_bytes()).is_ok()
         });
         let mut host = VsockHost::new(CID, path.clone(), offer);
         assert!(!path.exists());

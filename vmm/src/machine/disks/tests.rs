@@ -58,7 +58,7 @@ impl DiskStore for MemoryStore {
             }
         }
         .map_err(|_| BlockIoError::Io)?;
-        Ok(Payload(answer))
+        Ok(Payload::from(answer))
     }
 
     fn data_ranges(&self) -> io::Result<Vec<Range<u64>>> {
@@ -80,7 +80,7 @@ fn request(id: u64, operation: BlockOperation, sector: u64, len: u64, byte: u8) 
         sector,
         len,
         durable: false,
-        data: Payload(data),
+        data: Payload::from(data),
     }
 }
 
@@ -108,16 +108,22 @@ fn a_replayed_write_is_done_at_its_completion_and_counts_as_written_then() {
     assert_eq!(disks.take_written(), [0, 1]);
     assert!(disks.take_written().is_empty());
     let read = request(2, BlockOperation::Read, 8, 512, 0);
-    assert_eq!(disks.complete(1, &read, Ok(())), Ok(Payload(vec![9; 512])));
+    assert_eq!(
+        disks.complete(1, &read, Ok(())),
+        Ok(Payload::from(vec![9; 512]))
+    );
     assert_eq!(disks.touched(), [0, 1]);
 }
 
 #[test]
 fn what_the_queue_did_is_taken_and_not_done_again() {
     let (mut disks, store) = disks();
-    disks.keep(1, 5, Payload(vec![7; 512]));
+    disks.keep(1, 5, Payload::from(vec![7; 512]));
     let read = request(5, BlockOperation::Read, 0, 512, 0);
-    assert_eq!(disks.complete(1, &read, Ok(())), Ok(Payload(vec![7; 512])));
+    assert_eq!(
+        disks.complete(1, &read, Ok(())),
+        Ok(Payload::from(vec![7; 512]))
+    );
     disks.keep(1, 6, Payload::default());
     let write = request(6, BlockOperation::Write, 0, 512, 1);
     assert_eq!(disks.complete(1, &write, Ok(())), Ok(Payload::default()));
@@ -141,7 +147,10 @@ fn a_host_that_cannot_do_what_the_other_could_cannot_go_on() {
     let (mut disks, store) = disks();
     *store.broken.lock().unwrap() = true;
     let read = request(1, BlockOperation::Read, 0, 512, 0);
-    assert_eq!(disks.complete(1, &read, Ok(())), Ok(Payload(vec![0; 512])));
+    assert_eq!(
+        disks.complete(1, &read, Ok(())),
+        Ok(Payload::from(vec![0; 512]))
+    );
     assert!(disks.failure().unwrap().contains("device 1"));
 }
 
@@ -234,4 +243,28 @@ fn a_request_past_the_end_of_a_shrunk_disk_changes_no_page() {
     let failed = disks.complete(1, &write, Err(BlockIoError::Io));
     assert_eq!(failed, Err(BlockIoError::Io));
     assert!(disks.take_written().is_empty());
+}
+
+/// In order: the page is not read back, a partial write of it is, and damage shows with the next
+/// epoch.
+#[test]
+fn what_was_written_whole_is_digested_without_being_read_back() {
+    let (mut disks, store) = disks();
+    let write = request(1, BlockOperation::Write, 4, 8192, 9);
+    disks.complete(1, &write, Ok(())).unwrap();
+    assert_eq!(disks.take_written(), [0, 1, 2]);
+    let whole = ft::digest::of_page(&[9; PAGE_SIZE]);
+    store.bytes.lock().unwrap()[PAGE_SIZE] = 1;
+    assert_eq!(digest(&disks, 1), whole);
+    assert_ne!(digest(&disks, 0), whole, "half of it was written");
+    assert!(disks.take_written().is_empty());
+    assert_ne!(digest(&disks, 1), whole, "the damage is found");
+    let part = request(2, BlockOperation::Write, 8, 512, 9);
+    disks.complete(1, &write, Ok(())).unwrap();
+    disks.complete(1, &part, Ok(())).unwrap();
+    store.bytes.lock().unwrap()[PAGE_SIZE + 600] = 1;
+    assert_ne!(digest(&disks, 1), whole, "a part was written after it");
+    disks.complete(1, &write, Ok(())).unwrap();
+    disks.write_page(1, &[5; PAGE_SIZE]);
+    assert_eq!(digest(&disks, 1), ft::digest::of_page(&[5; PAGE_SIZE]));
 }

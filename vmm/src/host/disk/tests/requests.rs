@@ -39,7 +39,7 @@ fn every_operation_does_what_it_says() {
                 };
                 let mut request = request(operation, 3, len, data);
                 request.durable = durable;
-                execute(&*image, &request).unwrap().0
+                execute(&*image, &request).unwrap().into_bytes()
             };
             for zeroes in [
                 BlockOperation::Discard,
@@ -342,7 +342,7 @@ fn reads_that_end_early_and_files_that_are_too_short_fail_alike() {
         for (sector, expected) in [
             (8, Err(BlockIoError::Io)),
             (16, Err(BlockIoError::Io)),
-            (0, Ok(Payload(vec![0; 4096]))),
+            (0, Ok(Payload::from(vec![0; 4096]))),
         ] {
             queue.submit(request(BlockOperation::Read, sector, 4096, &[]));
             assert_eq!(told.recv().unwrap(), (sector, expected));

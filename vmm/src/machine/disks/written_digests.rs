@@ -1,0 +1,59 @@
+//! Digests of pages that were just written, from what was written: so that the end of an epoch need
+//! not read them back.
+//!
+//! What the image really holds is looked at when a page is scrubbed, in an epoch in which it is not
+//! written.
+
+use std::collections::HashMap;
+
+use devices::virtio::block::{BlockOperation, BlockRequest, SECTOR_SIZE};
+use ft::machine::PAGE_SIZE;
+
+use super::{covers, pages_of};
+
+/// Most pages whose digests are kept: 256 MiB, far more than an epoch writes. Others are read back.
+const MOST: usize = 65_536;
+
+/// Digests of one disk's pages.
+#[derive(Default)]
+pub(super) struct WrittenDigests {
+    /// Of pages written since the last turn.
+    new: HashMap<u64, u64>,
+    /// Of pages written between the last two turns, and not since.
+    old: HashMap<u64, u64>,
+}
+
+impl WrittenDigests {
+    /// A request that modifies was completed.
+    pub(super) fn note(&mut self, request: &BlockRequest, succeeded: bool) {
+        let writes = succeeded && request.operation == BlockOperation::Write;
+        let start = request.sector * SECTOR_SIZE;
+        for page in pages_of(request) {
+            self.forget(page);
+            if !writes || !covers(request, page) || self.new.len() >= MOST {
+                continue;
+            }
+            let from = (page * PAGE_SIZE as u64 - start) as usize;
+            let bytes = request.data.get(from..from + PAGE_SIZE);
+            if let Some(bytes) = bytes.and_then(|bytes| bytes.try_into().ok()) {
+                self.new.insert(page, ft::digest::of_page(bytes));
+            }
+        }
+    }
+
+    /// A page holds something else, or may.
+    pub(super) fn forget(&mut self, page: u64) {
+        self.new.remove(&page);
+        self.old.remove(&page);
+    }
+
+    /// The pages written until now were taken: their digests are asked for next.
+    pub(super) fn turn(&mut self) {
+        self.old = std::mem::take(&mut self.new);
+    }
+
+    /// Digest of a page, if it is known.
+    pub(super) fn of(&self, page: u64) -> Option<u64> {
+        self.new.get(&page).or_else(|| self.old.get(&page)).copied()
+    }
+}
