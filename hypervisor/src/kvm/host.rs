@@ -10,11 +10,15 @@ use super::counter::Counter;
 use super::vcpu::KvmVcpu;
 use super::vm::KvmVm;
 use super::{NAME, ioctl, wake};
+use crate::arch::x86_64::msr;
+use crate::arch::x86_64::segment::CS;
 use crate::capabilities::Capabilities;
 use crate::cpu_model::{CpuidLeaf, DEFAULT_TSC_KHZ, missing, table};
+use crate::exit::Exit;
 use crate::hypervisor_trait::{Hypervisor, HypervisorError, VmSpec};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestAddress, GuestMemory, PAGE_SIZE};
 use crate::software::require_one_processor;
+use crate::state::reset_state;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 
@@ -34,6 +38,14 @@ const NEEDED: [(Cap, &str); 8] = [
     (Cap::Xcrs, "KVM_CAP_XCRS"),
     (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ"),
 ];
+
+/// A guest in real mode that writes its timer's deadline: MOV ECX, 6E0H; XOR EAX, EAX;
+/// XOR EDX, EDX; WRMSR; HLT.
+const WRITE_DEADLINE: [u8; 15] = [
+    0x66, 0xb9, 0xe0, 0x06, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f, 0x30, 0xf4,
+];
+/// How long it may take, in nanoseconds.
+const PROBE_NS: u64 = 2_000_000_000;
 
 /// Makes virtual machines that run on the host's processor.
 #[derive(Debug)]
@@ -120,12 +132,46 @@ impl KvmHypervisor {
             host_khz,
             scales,
         } = Offer::of(&kvm)?;
-        Ok(Self {
+        let opened = Self {
             kvm,
             supported,
             host_khz,
             scales,
-        })
+        };
+        opened.check_timer_register()?;
+        Ok(opened)
+    }
+
+    /// Whether a guest's write of its timer's deadline leaves KVM: the timer is a device here.
+    fn check_timer_register(&self) -> Result<(), HypervisorError> {
+        let memory = GuestMemory::new(PAGE_SIZE)
+            .map_err(|error| unavailable(format!("a probe has no memory: {error}")))?;
+        let written = memory.write(GuestAddress(0), &WRITE_DEADLINE);
+        assert!(written.is_ok(), "the probe fits into a page");
+        let spec = VmSpec {
+            vcpus: 1,
+            tsc_khz: self.tsc_khz(),
+        };
+        let failed = |source| HypervisorError::Vcpu {
+            backend: NAME,
+            source: Box::new(source),
+        };
+        let mut vm = self.create_vm(Arc::new(memory), spec)?;
+        let mut vcpus = vm.take_vcpus();
+        let vcpu = vcpus.first_mut().expect("a VM of one vCPU has it");
+        let mut state = reset_state();
+        state.segments[CS].selector = 0;
+        state.segments[CS].base = 0;
+        state.rip = 0;
+        vcpu.restore(&state).map_err(failed)?;
+        let index = msr::TSC_DEADLINE;
+        match vcpu.run(PROBE_NS).map_err(failed)? {
+            Exit::MsrWrite { index: left, .. } if left == index => Ok(()),
+            exit => Err(unavailable(format!(
+                "it keeps a guest's writes of register {index:#x}, its timer's deadline, to itself \
+                 ({exit:?})"
+            ))),
+        }
     }
 
     /// What CPUID could answer at most, as KVM tells.

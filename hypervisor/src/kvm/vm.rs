@@ -11,10 +11,10 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_X86_USER_SPACE_MSR,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_X86_DISABLE_EXITS, KVM_CAP_X86_USER_SPACE_MSR,
     KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap,
-    kvm_userspace_memory_region,
+    KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_X86_DISABLE_EXITS_MWAIT,
+    kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
@@ -74,6 +74,7 @@ impl KvmVm {
             memory,
             slots: Vec::new(),
         };
+        vm.keep_off_the_timer();
         vm.answer_registers_here()?;
         let (low, size) = (vm.memory.low_end(), vm.memory.size());
         vm.add_slot(0, 0, low)?;
@@ -109,6 +110,27 @@ impl KvmVm {
             pages: size / PAGE_SIZE,
         });
         Ok(())
+    }
+
+    /// Keeps KVM from taking the guest's writes of its timer's deadline for itself: on Intel's
+    /// processors it looks at them before it looks at the filter, and without a timer of its own
+    /// they are lost. It does not where guests may use MWAIT, which the model does not offer.
+    /// Where this does not help, the probe at the start tells.
+    fn keep_off_the_timer(&self) {
+        let offered = self
+            .fd
+            .check_extension_raw(u64::from(KVM_CAP_X86_DISABLE_EXITS));
+        if offered & KVM_X86_DISABLE_EXITS_MWAIT as i32 == 0 {
+            return;
+        }
+        let wanted = kvm_enable_cap {
+            cap: KVM_CAP_X86_DISABLE_EXITS,
+            args: [u64::from(KVM_X86_DISABLE_EXITS_MWAIT), 0, 0, 0],
+            ..kvm_enable_cap::default()
+        };
+        if let Err(error) = self.fd.enable_cap(&wanted) {
+            log::debug!("KVM does not leave MWAIT to its guests: {error}");
+        }
     }
 
     /// Has every access of a register that is not [`HANDLED`], or that KVM refuses, come here.
