@@ -29,6 +29,10 @@ pub use migration::{RECEIVE_MIGRATION, RESTORE, SEND_MIGRATION};
 pub use value::{parse_bytes, parse_toggle};
 pub use vm::{CONSOLE, CPUS, MEMORY, PLATFORM, SERIAL, parse_console, parse_serial};
 
+/// The names of the backends.
+const HYPERVISOR: Kind =
+    Kind::Choice(&[("auto", "auto"), ("kvm", "kvm"), ("software", "software")]);
+
 /// How the value of a key reads.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {

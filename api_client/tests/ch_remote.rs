@@ -86,6 +86,7 @@ fn complete(request: &str) -> bool {
 fn every_bodyless_subcommand_sends_its_call() {
     let table = [
         ("boot", "PUT", "vm.boot"),
+        ("cancel-migration", "PUT", "vm.cancel-migration"),
         ("counters", "GET", "vm.counters"),
         ("delete", "PUT", "vm.delete"),
         ("ft-status", "GET", "vm.ft-status"),

@@ -155,7 +155,7 @@ mod tests {
     fn a_counter_reaches_each_tick_first_at_its_time() {
         for khz in [1000, 1_000_000, 2_399_998, 5_000_001] {
             let rate = TscRate::new(khz);
-            for tick in [1, 2, 39, 40, 41, 1_000_000_007, 1 << 62] {
+            for tick in [1, 2, 39, 40, 41, 1_000_000_007, 1 << 43] {
                 let time = rate.time_of(tick).unwrap();
                 assert!(rate.tick(time) >= tick, "{khz} kHz, tick {tick}");
                 assert!(

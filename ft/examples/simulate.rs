@@ -193,7 +193,8 @@ fn report(failure: &Failure) {
         "checkpoint"
     };
     eprintln!(
-        "again: cargo run --release -p ft --example simulate -- --seeds 1 --start {seed} --mode {mode}"
+        "again: cargo run --release -p ft --example simulate -- --seeds 1 --start {seed} \
+         --mode {mode}"
     );
 }
 

@@ -56,7 +56,8 @@ pub enum HypervisorError {
     },
     /// The machine's time-stamp counter runs at a frequency that this host's cannot be brought to.
     #[error(
-        "the {backend} backend's time-stamp counter runs at {offered} kHz here, the machine's at {wanted} kHz"
+        "the {backend} backend's time-stamp counter runs at {offered} kHz here, the machine's at \
+         {wanted} kHz"
     )]
     TscFrequency {
         /// Name of the backend.

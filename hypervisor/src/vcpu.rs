@@ -47,7 +47,8 @@ pub enum VcpuError {
     },
     /// A debugger's stopping place that this backend cannot have.
     #[error(
-        "cannot stop at {count} places of the kinds asked for; this backend has {most}, each for an instruction or 1, 2, 4 or 8 aligned bytes"
+        "cannot stop at {count} places of the kinds asked for; this backend has {most}, each for \
+         an instruction or 1, 2, 4 or 8 aligned bytes"
     )]
     DebugPoints {
         /// How many were asked for.

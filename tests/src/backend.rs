@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::HarnessError;
 use crate::command::{Finished, Scratch, run};
+use crate::{HarnessError, skip};
 
 /// More than asking may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -38,6 +38,23 @@ pub fn kvm_refusal(scratch: &Scratch) -> Result<Option<String>, HarnessError> {
         return Ok(None);
     }
     Ok(Some(kvm["reason"].as_str().unwrap_or_default().to_owned()))
+}
+
+/// A folder for a test that needs KVM; none, after saying why, where KVM cannot be used. The bench
+/// sets `CHFT_KVM`: there it must be.
+///
+/// # Errors
+/// As [`kvm_refusal`], or when the bench has no KVM.
+pub fn scratch_with_kvm(name: &str) -> Result<Option<Scratch>, HarnessError> {
+    let scratch = Scratch::new(name)?;
+    match kvm_refusal(&scratch)? {
+        None => Ok(Some(scratch)),
+        Some(reason) if std::env::var_os("CHFT_KVM").is_some() => Err(HarnessError::Broken(reason)),
+        Some(reason) => {
+            skip(&format!("{name} on KVM: {reason}"));
+            Ok(None)
+        }
+    }
 }
 
 /// The part of the capabilities that is about a backend.

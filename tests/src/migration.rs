@@ -9,7 +9,7 @@ use api_client::Client;
 use serde_json::{Value, json};
 
 use crate::HarnessError;
-use crate::process::{VmProcess, guest_arguments, wait_until};
+use crate::process::{VmProcess, guest_arguments_on, wait_until};
 
 /// How long a migration may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -24,7 +24,21 @@ pub fn start_guest(
     memory: &str,
     jobs: &str,
 ) -> Result<VmProcess, HarnessError> {
-    let mut arguments = guest_arguments(memory, jobs)?;
+    start_guest_on("software", folder, name, memory, jobs)
+}
+
+/// The same on a backend of this name.
+///
+/// # Errors
+/// As [`start_guest`].
+pub fn start_guest_on(
+    hypervisor: &str,
+    folder: &Path,
+    name: &str,
+    memory: &str,
+    jobs: &str,
+) -> Result<VmProcess, HarnessError> {
+    let mut arguments = guest_arguments_on(hypervisor, memory, jobs)?;
     let file = |kind: &str| folder.join(format!("{name}.{kind}")).display().to_string();
     arguments.extend([
         "--serial".to_owned(),
@@ -55,8 +69,17 @@ pub struct Receiver {
 impl Receiver {
     /// Has `process` wait at `url`.
     pub fn start(process: &VmProcess, url: Value) -> Self {
-        let (api, address) = (process.api().to_owned(), url.clone());
-        let thread = std::thread::spawn(move || receive(&api, &address));
+        Self::start_with(process, url, &json!({}))
+    }
+
+    /// The same with `options` in the body of the call.
+    pub fn start_with(process: &VmProcess, url: Value, options: &Value) -> Self {
+        let mut body = json!({"receiver_url": url});
+        if let (Some(all), Some(given)) = (body.as_object_mut(), options.as_object()) {
+            all.extend(given.clone());
+        }
+        let api = process.api().to_owned();
+        let thread = std::thread::spawn(move || receive(&api, &body));
         Self { url, thread }
     }
 
@@ -75,7 +98,7 @@ impl Receiver {
     }
 }
 
-fn receive(api: &Path, url: &Value) -> Result<(), HarnessError> {
+fn receive(api: &Path, body: &Value) -> Result<(), HarnessError> {
     const CALL: &str = "vm.receive-migration";
     let failed = |source| HarnessError::Api {
         call: CALL.to_owned(),
@@ -83,8 +106,7 @@ fn receive(api: &Path, url: &Value) -> Result<(), HarnessError> {
     };
     let mut client = Client::connect(api).map_err(failed)?;
     client.set_timeout(Some(LIMIT * 2)).map_err(failed)?;
-    let body = json!({"receiver_url": url});
-    client.put_json(CALL, &body).map_err(failed)?;
+    client.put_json(CALL, body).map_err(failed)?;
     Ok(())
 }
 
@@ -182,7 +204,7 @@ pub fn figures(source: &VmProcess) -> Result<Figures, HarnessError> {
         let all = events.iter();
         all.filter(move |event| event["event"] == name)
     };
-    let finished = named("migration-finished").last();
+    let finished = named("migration-finished").next_back();
     let finished =
         finished.ok_or_else(|| HarnessError::Broken("no migration has finished".to_owned()))?;
     let number = |name: &str| -> f64 {

@@ -126,6 +126,11 @@ fn reconnect(
     }
 }
 
+/// How guests are protected by tests that leave it open: as `CHFT_FT_MODE` says.
+pub fn mode() -> String {
+    std::env::var("CHFT_FT_MODE").unwrap_or_else(|_| "auto".to_owned())
+}
+
 /// What a backup has of its own: `config_overrides` of `vm.ft-receive`.
 pub type Overrides = Box<dyn Fn(&VmProcess) -> Result<Value, HarnessError> + Send>;
 
@@ -248,16 +253,13 @@ impl Pair {
         Ok(status["receiver_url"].clone())
     }
 
-    /// The body of `vm.ft-start` for a backup at `url`. Where a test leaves the mode open, it is
-    /// what `CHFT_FT_MODE` says.
+    /// The body of `vm.ft-start` for a backup at `url`.
     pub fn start_body(&self, protection: &Protection, url: &Value) -> Value {
         let mut start = json!({
             "destination_url": url,
+            "mode": mode(),
             "fence": format!("file:{}", self.folder.join("fence").display()),
         });
-        if let Ok(mode) = std::env::var("CHFT_FT_MODE") {
-            start["mode"] = json!(mode);
-        }
         if let (Some(all), Some(given)) = (start.as_object_mut(), protection.start.as_object()) {
             all.extend(given.clone());
         }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tests::command::Scratch;
 use tests::process::{VmProcess, wait_until};
+use tests::scenario::mode;
 use tests::service::Line;
 use tests::{HarnessError, guest_file};
 
@@ -226,7 +227,9 @@ impl Guest {
         backup.put("vm.ft-receive", &receive).unwrap();
         let fence = format!("file:{}", scratch.file("fence").display());
         // A machine that is slow for once must not end the protection by itself.
-        let start = json!({"destination_url": url, "fence": fence, "timeout_ms": 3000});
+        let start = json!({
+            "destination_url": url, "mode": mode(), "fence": fence, "timeout_ms": 3000,
+        });
         self.process.put("vm.ft-start", &start)?;
         Ok(backup)
     }

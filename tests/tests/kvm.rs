@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tests::backend::kvm_refusal;
-use tests::command::{Scratch, host_is_quiet};
+use tests::backend::scratch_with_kvm;
+use tests::command::host_is_quiet;
 use tests::process::{VmProcess, guest_arguments_on, wait_until};
 use tests::service::Line;
 
@@ -17,20 +17,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 const BOOT_LIMIT: Duration = Duration::from_secs(20);
 /// SHA-256 of 16 MiB of zeros.
 const DIGEST_16_MIB: &str = "080acf35a507ac9849cfcba47dc2ad83e01b75663a516279c8b9d243b719643e";
-
-/// A folder for the test; none, after saying why, where KVM cannot be used. The bench sets
-/// `CHFT_KVM`: there it must be.
-fn scratch_with_kvm(name: &str) -> Option<Scratch> {
-    let scratch = Scratch::new(name).unwrap();
-    match kvm_refusal(&scratch).unwrap() {
-        None => Some(scratch),
-        Some(reason) => {
-            assert!(std::env::var_os("CHFT_KVM").is_none(), "{reason}");
-            tests::skip(&format!("{name} on KVM: {reason}"));
-            None
-        }
-    }
-}
 
 /// Starts the serial guest on KVM.
 fn start(folder: &Path, name: &str, jobs: &str) -> VmProcess {
@@ -53,7 +39,7 @@ fn wait_for_the_end(guest: &mut VmProcess) -> Option<i32> {
 
 #[test]
 fn a_debian_kernel_boots_works_and_powers_off() {
-    let Some(scratch) = scratch_with_kvm("boot") else {
+    let Some(scratch) = scratch_with_kvm("boot").unwrap() else {
         return;
     };
     let begun = Instant::now();
@@ -76,7 +62,7 @@ fn a_debian_kernel_boots_works_and_powers_off() {
 
 #[test]
 fn a_shell_answers() {
-    let Some(scratch) = scratch_with_kvm("shell") else {
+    let Some(scratch) = scratch_with_kvm("shell").unwrap() else {
         return;
     };
     let mut guest = start(scratch.path(), "vmm", "job=shell");
@@ -90,7 +76,7 @@ fn a_shell_answers() {
 
 #[test]
 fn a_guest_that_reboots_comes_up_again() {
-    let Some(scratch) = scratch_with_kvm("reboot") else {
+    let Some(scratch) = scratch_with_kvm("reboot").unwrap() else {
         return;
     };
     let mut guest = start(scratch.path(), "vmm", "job=reboot");

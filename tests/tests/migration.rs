@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(45);
 const MEMORY: &str = "128M";
 /// Computes, dirties memory, and answers a client.
 const JOBS: &str = "job=load memory_mib=16";
+
+const MEMORY_COMMAND: u16 = 4;
+const COMPLETE_COMMAND: u16 = 5;
 
 struct Scene {
     vm: VmProcess,
@@ -125,7 +130,7 @@ fn a_busy_guest_goes_from_process_to_process_and_its_client_loses_nothing() {
         assert!(told.contains(&format!("\"{event}\"")), "{event}: {told}");
     }
     // The events of a destination are where it was started to tell them.
-    let names = event_names_of(&scene.scratch, "vmm-1");
+    let names = event_names(&scene.vm);
     let wanted = [
         "migration-receive-ready",
         "migration-receive-started",
@@ -142,15 +147,6 @@ fn a_busy_guest_goes_from_process_to_process_and_its_client_loses_nothing() {
         &json!({"connections": 3, "downtime_ms": 50}),
     );
     scene.finish();
-}
-
-fn event_names_of(scratch: &Scratch, name: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(scratch.file(&format!("{name}.events"))).unwrap();
-    let documents = text.split("\n\n").filter(|text| !text.trim().is_empty());
-    let events = documents.map(|text| serde_json::from_str::<Value>(text).unwrap());
-    let vm = events.filter(|event| event["source"] == "vm");
-    vm.map(|event| event["event"].as_str().unwrap().to_owned())
-        .collect()
 }
 
 #[test]
@@ -187,6 +183,9 @@ fn a_migration_that_is_cancelled_or_cut_leaves_the_source_running_and_the_receiv
             let error = process.put(call, &Value::Null).unwrap_err();
             assert_eq!(error.status(), Some(status), "{call}: {error}");
         }
+        let protect = json!({"destination_url": "tcp:127.0.0.1:1", "fence": "none"});
+        let error = scene.vm.put("vm.ft-start", &protect).unwrap_err();
+        assert_eq!(error.status(), Some(409), "{error}");
         destination.get("vmm.ping").unwrap();
         scene.more_replies(10);
         if state == "Cancelled" {
@@ -210,6 +209,76 @@ fn a_migration_that_is_cancelled_or_cut_leaves_the_source_running_and_the_receiv
     }
     let receiver = Receiver::start(&destination, free_url().unwrap());
     scene.migrate_to(destination, receiver, &json!({}));
+    scene.finish();
+}
+
+/// A destination of the plain protocol that takes everything and is gone when it is told to go on.
+/// Returns the commands that it was given.
+fn take_and_leave(listener: &TcpListener) -> std::io::Result<Vec<u16>> {
+    let (mut stream, _) = listener.accept()?;
+    let mut commands = Vec::new();
+    loop {
+        let mut head = [0; 16];
+        stream.read_exact(&mut head)?;
+        let command = u16::from_le_bytes([head[0], head[1]]);
+        commands.push(command);
+        let length = u64::from_le_bytes(head[8..].try_into().unwrap());
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload)?;
+        if command == MEMORY_COMMAND {
+            let lengths = payload
+                .chunks(16)
+                .map(|range| range[8..].try_into().unwrap());
+            let bytes: u64 = lengths.map(u64::from_le_bytes).sum();
+            stream.read_exact(&mut vec![0; bytes as usize])?;
+        }
+        if command == COMPLETE_COMMAND {
+            return Ok(commands);
+        }
+        let mut response = [0; 16];
+        response[0] = 1;
+        stream.write_all(&response)?;
+    }
+}
+
+#[test]
+fn a_guest_that_may_run_elsewhere_stands_still_until_somebody_says_that_it_does_not() {
+    let mut scene = Scene::boot("undecided");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = json!(format!("tcp:{}", listener.local_addr().unwrap()));
+    let fake = std::thread::spawn(move || take_and_leave(&listener));
+    send(&scene.vm, &url, &json!({})).unwrap();
+    let info = wait_for(&scene.vm, &["Undecided"]).unwrap();
+    let commands = fake.join().unwrap().unwrap();
+    assert_eq!(commands[..2], [1, 2]);
+    assert!(
+        commands[2..commands.len() - 2]
+            .iter()
+            .all(|c| *c == MEMORY_COMMAND)
+    );
+    assert_eq!(commands[commands.len() - 2..], [3, COMPLETE_COMMAND]);
+    assert_eq!(info["state"], "Paused", "{info}");
+    let reason = info["migration"]["reason"].as_str().unwrap();
+    assert!(reason.contains("resume it only if"), "{reason}");
+    // Nothing is done with it that would let it run, or say what it is.
+    let folder = json!({"destination_url": format!("file://{}", scene.scratch.path().display())});
+    for (call, body) in [
+        ("vm.snapshot", folder),
+        (
+            "vm.send-migration",
+            json!({"destination_url": "tcp:127.0.0.1:1"}),
+        ),
+    ] {
+        let error = scene.vm.put(call, &body).unwrap_err();
+        assert!(
+            error.to_string().contains("may run on another host"),
+            "{error}"
+        );
+    }
+    scene.vm.put("vm.resume", &Value::Null).unwrap();
+    assert_eq!(scene.vm.get("vm.info").unwrap()["state"], "Running");
+    scene.more_replies(10);
+    scene.migrate(free_url().unwrap(), &json!({}));
     scene.finish();
 }
 

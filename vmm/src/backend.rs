@@ -40,3 +40,11 @@ fn kvm() -> Result<Arc<dyn Hypervisor>, HypervisorError> {
         reason: "this build is for another kind of host".to_owned(),
     })
 }
+
+/// The choice that takes the backend of this name.
+pub fn named(name: &str) -> HypervisorChoice {
+    match name {
+        "kvm" => HypervisorChoice::Kvm,
+        _ => HypervisorChoice::Software,
+    }
+}

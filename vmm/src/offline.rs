@@ -42,7 +42,8 @@ pub enum OfflineError {
     Build(#[from] BuildError),
     /// The backend cannot go to a logical time.
     #[error(
-        "{0} does not tell where a guest is, so it cannot replay; use --platform hypervisor=software"
+        "{0} does not tell where a guest is, so it cannot replay; use --platform \
+         hypervisor=software"
     )]
     Clock(&'static str),
     /// The serial output cannot be shown.

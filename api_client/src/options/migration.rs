@@ -1,6 +1,6 @@
 //! Option tables of restoring and migrating a VM.
 
-use super::{Item, Key, Kind};
+use super::{HYPERVISOR, Item, Key, Kind};
 
 const FD: Kind = Kind::Number(0x7fff_ffff);
 const VFIO_FDS: Kind = Kind::Pairs(("id", Item::Text), ("fd", Item::Number(0x7fff_ffff)));
@@ -26,6 +26,7 @@ pub const RESTORE: &[Key] = &[
     Key::new("iommufd_fd", FD),
     Key::new("resume", Kind::Toggle),
     Key::new("zone_updates", ZONE_UPDATES),
+    Key::new("hypervisor", HYPERVISOR),
 ];
 
 /// `ch-remote send-migration`.
@@ -52,4 +53,5 @@ pub const RECEIVE_MIGRATION: &[Key] = &[
     Key::new("vfio_fds", VFIO_FDS),
     Key::new("iommufd_fd", FD),
     Key::new("zone_updates", ZONE_UPDATES),
+    Key::new("hypervisor", HYPERVISOR),
 ];

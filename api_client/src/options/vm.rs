@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Item, Key, Kind, OptionError, parse};
+use super::{HYPERVISOR, Item, Key, Kind, OptionError, parse};
 use crate::types::{ConsoleConfig, SerialConfig};
 
 const U8: Kind = Kind::Number(0xff);
@@ -71,10 +71,7 @@ pub const PLATFORM: &[Key] = &[
     Key::new("oem_strings", Kind::Texts),
     Key::new("tdx", Kind::Toggle),
     Key::new("sev_snp", Kind::Toggle),
-    Key::new(
-        "hypervisor",
-        Kind::Choice(&[("auto", "auto"), ("kvm", "kvm"), ("software", "software")]),
-    ),
+    Key::new("hypervisor", HYPERVISOR),
 ];
 
 /// `--serial`.

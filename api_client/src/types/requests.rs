@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::HypervisorChoice;
+
 /// When the pages of a snapshot are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemoryRestoreMode {
@@ -146,6 +148,10 @@ pub struct RestoreConfig {
     /// Zones on other nodes.
     #[serde(default)]
     pub zone_updates: Vec<ZoneUpdate>,
+    /// Backend that runs the processor here, whatever the VM asked for elsewhere; extension of this
+    /// project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hypervisor: Option<HypervisorChoice>,
 }
 
 /// Body of `vm.send-migration`.
@@ -201,6 +207,10 @@ pub struct ReceiveMigrationConfig {
     /// Zones on other nodes.
     #[serde(default)]
     pub zone_updates: Vec<ZoneUpdate>,
+    /// Backend that runs the processor here, whatever the VM asked for elsewhere; extension of this
+    /// project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hypervisor: Option<HypervisorChoice>,
 }
 
 fn downtime_ms() -> u64 {

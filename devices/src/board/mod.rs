@@ -90,7 +90,8 @@ impl Board {
     /// A board as firmware leaves it: local APIC in virtual wire mode, everything else reset.
     ///
     /// # Panics
-    /// If `config.phys_address_bits` is not in 36..=52, `config.tsc_khz` is zero, or a PCI device cannot be had.
+    /// If `config.phys_address_bits` is not in 36..=52, `config.tsc_khz` is zero, or a PCI device
+    /// cannot be had.
     #[must_use]
     pub fn new(config: &BoardConfig) -> Self {
         let phys_address_bits = config.phys_address_bits;

@@ -5,15 +5,15 @@
 //! * Before that, when outputs of it wait: they leave no sooner than its delta is acknowledged. It
 //!   is closed as soon as the delta before is acknowledged, but not sooner than a time after the
 //!   last end that grows with the pages of the last delta. So a guest that writes little has its
-//!   outputs after about the way there and back, and one that writes much is not stopped, copied and
-//!   encoded all the time.
+//!   outputs after about the way there and back, and one that writes much is not stopped, copied
+//!   and encoded all the time.
 //! * Never while the delta before is being encoded. A guest that has executed twice its epoch's
 //!   length meanwhile rests.
 
 use crate::time::{HostTime, NS_PER_MS};
 
-/// Time that the pages of a delta let the next epoch last at least, for each page. Copying, digesting
-/// and packing a page take about 10 µs; with twice that the guest keeps half of its time.
+/// Time that the pages of a delta let the next epoch last at least, for each page. Copying,
+/// digesting and packing one take about 10 µs; with twice that the guest keeps half of its time.
 const NS_PER_PAGE: u64 = 20_000;
 
 /// What the decision rests on.

@@ -15,8 +15,8 @@
 //! is not complete the world has not seen.
 //!
 //! * [`capture`](self::capture): what is copied aside.
-//! * [`pages`](self::pages): the byte form of the pages: not at all, as the difference from what the
-//!   backup has, or as they are.
+//! * [`pages`](self::pages): the byte form of the pages: not at all, as the difference from what
+//!   the backup has, or as they are.
 //! * [`sections`](self::sections): the byte form of the sections that have changed.
 //! * [`sent`](self::sent): what the backup has of the pages that were sent last, within a bound.
 //! * [`interval`](self::interval): when an epoch is closed before its time.

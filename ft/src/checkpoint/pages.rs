@@ -50,8 +50,8 @@ pub(crate) struct PageEncoder {
 }
 
 impl PageEncoder {
-    /// Appends a batch of at most [`MAX_BATCH_PAGES`] pages, ascending; returns their digests. The backup
-    /// has them from then on.
+    /// Appends a batch of at most [`MAX_BATCH_PAGES`] pages, ascending; returns their digests. The
+    /// backup has them from then on.
     pub(crate) fn write_batch(
         &mut self,
         writer: &mut FieldWriter,

@@ -293,8 +293,10 @@ mod tests {
 
     #[test]
     fn a_refused_register_is_an_error_to_the_kernel() {
-        let mut run = kvm_run::default();
-        run.exit_reason = KVM_EXIT_X86_WRMSR;
+        let mut run = kvm_run {
+            exit_reason: KVM_EXIT_X86_WRMSR,
+            ..kvm_run::default()
+        };
         run.__bindgen_anon_1.msr.index = 0x1b;
         run.__bindgen_anon_1.msr.data = 77;
         let mut access = Access::none();

@@ -15,8 +15,10 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// What waits in `state`.
 pub(super) fn events(state: &CpuState) -> kvm_vcpu_events {
     let pending = &state.pending;
-    let mut events = kvm_vcpu_events::default();
-    events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+    let mut events = kvm_vcpu_events {
+        flags: KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
+        ..kvm_vcpu_events::default()
+    };
     if let Some(vector) = pending.interrupt {
         events.interrupt.injected = 1;
         events.interrupt.nr = vector;
@@ -24,7 +26,7 @@ pub(super) fn events(state: &CpuState) -> kvm_vcpu_events {
     events.nmi.pending = u8::from(pending.nmi);
     events.nmi.masked = u8::from(pending.nmi_blocked);
     if pending.interrupt_shadow {
-        // A processor cannot be in the shadow of STI with interrupts off, and KVM does not enter it.
+        // No processor is in the shadow of STI with interrupts off, nor can it be put there.
         let enabled = state.rflags & rflags::IF != 0;
         events.interrupt.shadow = if enabled {
             KVM_X86_SHADOW_INT_STI

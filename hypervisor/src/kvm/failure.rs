@@ -76,8 +76,10 @@ mod tests {
 
     #[test]
     fn exits_are_told_with_their_numbers() {
-        let mut run = kvm_run::default();
-        run.exit_reason = KVM_EXIT_FAIL_ENTRY;
+        let mut run = kvm_run {
+            exit_reason: KVM_EXIT_FAIL_ENTRY,
+            ..kvm_run::default()
+        };
         run.__bindgen_anon_1
             .fail_entry
             .hardware_entry_failure_reason = 0x8000_0021;

@@ -183,8 +183,11 @@ pub(super) fn read_system(sregs: &kvm_sregs, state: &mut CpuState) {
     state.msrs.efer = sregs.efer;
 }
 
-/// Model-specific registers that KVM keeps, and where they are in the state.
-pub(super) const PASSED: [(u32, fn(&mut Msrs) -> &mut u64); 10] = [
+/// A register's number, and where its value is in the state.
+type Passed = (u32, fn(&mut Msrs) -> &mut u64);
+
+/// Model-specific registers that KVM keeps.
+pub(super) const PASSED: [Passed; 10] = [
     (msr::STAR, |msrs| &mut msrs.star),
     (msr::LSTAR, |msrs| &mut msrs.lstar),
     (msr::CSTAR, |msrs| &mut msrs.cstar),
@@ -200,7 +203,7 @@ pub(super) const PASSED: [(u32, fn(&mut Msrs) -> &mut u64); 10] = [
 /// [`PASSED`] with the values of `msrs`.
 pub(super) fn passed(msrs: &Msrs) -> Vec<kvm_msr_entry> {
     let mut msrs = msrs.clone();
-    let entry = |&(index, place): &(u32, fn(&mut Msrs) -> &mut u64)| kvm_msr_entry {
+    let entry = |&(index, place): &Passed| kvm_msr_entry {
         index,
         data: *place(&mut msrs),
         ..kvm_msr_entry::default()

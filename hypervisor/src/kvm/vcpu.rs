@@ -31,10 +31,11 @@ use crate::vcpu::{DebugPoint, Kicker, TscClock, Vcpu, VcpuError};
 
 /// The timer's and the counter's idea of a stretch of time may be apart by this much.
 const SLACK_NS: u64 = 5_000;
-/// How long a guest runs on that was stopped while an exception was on its way to it.
+/// How long a guest runs on at first that was stopped while an exception was on its way to it.
 const SETTLE_NS: u64 = 20_000;
-/// How often that is tried; each try succeeds but with bad luck.
-const MOST_SETTLING: u32 = 1_000;
+/// How often that is tried, each time twice as long: a busy host may not come to enter the guest
+/// before a short time is over. The last try takes longer than any host is away.
+const MOST_SETTLING: u32 = 20;
 /// Most bytes of an instruction.
 const INSTRUCTION_BYTES: usize = 15;
 
@@ -118,7 +119,8 @@ impl KvmVcpu {
         loop {
             running.clear();
             if settling > 0 {
-                self.prepare(self.clock.time().saturating_add(SETTLE_NS))?;
+                let longer = SETTLE_NS << settling;
+                self.prepare(self.clock.time().saturating_add(longer))?;
             } else {
                 self.prepare(until)?;
                 if only_complete || self.kicker.is_kicked() {

@@ -100,8 +100,8 @@ impl KvmVm {
             memory_size: size,
             userspace_addr: self.memory.host_base() as u64 + offset,
         };
-        // SAFETY: the range lies inside the mapping of `memory`, which outlives the VM, as the order
-        // of the fields says; slots do not overlap.
+        // SAFETY: the range lies inside the mapping of `memory`, which outlives the VM, as the
+        // order of the fields says; slots do not overlap.
         unsafe { self.fd.set_user_memory_region(region) }?;
         self.slots.push(Slot {
             number,

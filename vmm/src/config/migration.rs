@@ -55,7 +55,9 @@ pub fn check_send_migration(config: &SendMigrationConfig) -> Result<(), ConfigEr
         return Err(ConfigError::invalid("preserve_source", "it needs local"));
     }
     if *local {
-        return unsupported("local");
+        let reason = "the guest's memory belongs to its process alone and cannot be passed by \
+                      descriptor in this build: leave it off";
+        return Err(ConfigError::invalid("local", reason));
     }
     for (field, value) in [("downtime_ms", *downtime_ms), ("timeout_s", *timeout_s)] {
         if value == 0 {
@@ -85,6 +87,7 @@ pub fn check_receive_migration(config: &ReceiveMigrationConfig) -> Result<(), Co
         vfio_fds,
         iommufd_fd,
         zone_updates,
+        hypervisor: _,
     } = config;
     check_address("receiver_url", receiver_url)?;
     check_memory_mode(*memory_mode)?;
@@ -112,6 +115,7 @@ pub fn check_restore(config: &RestoreConfig) -> Result<(), ConfigError> {
         iommufd_fd,
         resume: _,
         zone_updates,
+        hypervisor: _,
     } = config;
     if *memory_restore_mode == MemoryRestoreMode::OnDemand {
         return Err(ConfigError::ValueNotSupported {
@@ -196,6 +200,7 @@ mod tests {
             (json!({"tls_dir": "/t"}), "tls_dir is not supported"),
             (json!({"memory_mode": "Postcopy"}), "memory_mode: Postcopy"),
             (json!({"preserve_source": true}), "preserve_source"),
+            (json!({"local": true}), "local: the guest's memory"),
         ] {
             let error = send(change.clone()).unwrap_err();
             assert!(error.contains(text), "{change}: {error}");

@@ -1,10 +1,10 @@
-//! `vm.receive-migration`: a VM comes from another host. A VM of a snapshot is made in the same way.
+//! `vm.receive-migration`: a VM comes from another host. One of a snapshot is made in the same way.
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver as Waiting;
 
 use api_client::types::requests::ReceiveMigrationConfig;
-use api_client::types::{MigrationState, VmConfig};
+use api_client::types::{HypervisorChoice, MigrationState, VmConfig};
 use devices::virtio::any::VirtioConfig;
 use ft::machine::{Machine, Section};
 
@@ -35,6 +35,8 @@ struct Checked {
 pub(super) struct Arrival<'a> {
     control: &'a Control,
     cancel: Cancel,
+    /// The backend to take, whatever the VM asked for elsewhere.
+    hypervisor: Option<HypervisorChoice>,
     checked: Option<Checked>,
     made: Option<(Built, (Mailbox, Waiting<Message>))>,
 }
@@ -53,11 +55,16 @@ struct LittleMemory {
 }
 
 impl<'a> Arrival<'a> {
-    /// Nothing yet. `cancel` ends it.
-    pub(super) const fn new(control: &'a Control, cancel: Cancel) -> Self {
+    /// Nothing yet. `cancel` ends it; the VM is run by `hypervisor`, or by what it asks for.
+    pub(super) const fn new(
+        control: &'a Control,
+        cancel: Cancel,
+        hypervisor: Option<HypervisorChoice>,
+    ) -> Self {
         Self {
             control,
             cancel,
+            hypervisor,
             checked: None,
             made: None,
         }
@@ -77,7 +84,11 @@ const fn fits(kind: &DeviceKind, config: &VirtioConfig) -> bool {
 }
 
 impl Destination for Arrival<'_> {
-    fn check(&mut self, machine: &MachineConfig, vm: VmConfig) -> Result<(), Failure> {
+    fn check(&mut self, machine: &MachineConfig, mut vm: VmConfig) -> Result<(), Failure> {
+        if self.hypervisor.is_some() {
+            let platform = vm.platform.get_or_insert_default();
+            platform.hypervisor = self.hypervisor;
+        }
         let (wanted, had) = (machine.memory_size, HostLimits::probe()?.memory_bytes);
         if wanted > had {
             return Err(LittleMemory { wanted, had }.into());
@@ -186,7 +197,7 @@ impl Control {
             };
             let mut receiving = Receiving {
                 listening: Arc::new(listening),
-                destination: &mut Arrival::new(self, cancel.clone()),
+                destination: &mut Arrival::new(self, cancel.clone(), request.hypervisor),
                 cancel,
                 progress: progress.clone(),
                 tell: &tell,

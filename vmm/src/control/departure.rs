@@ -11,9 +11,14 @@ use crate::api::state::Protection;
 use crate::migration::channel::{Cancel, Channel};
 use crate::migration::progress::Progress;
 use crate::migration::sender::{SendError, SendOptions, Sending};
+use crate::vm::departure::Outline;
 use crate::vm::{Address, VmHandle};
 
 const OPERATION: &str = "The VM migration could not be sent";
+
+/// Why nothing is done with a VM that a migration has left in the open.
+pub(super) const AWAY: &str =
+    "VM may run on another host since its last migration: resume it if it does not";
 
 fn options(request: &SendMigrationConfig) -> Result<SendOptions, ControlError> {
     let address: Address = request
@@ -65,6 +70,7 @@ impl Control {
             Some(running) if running.recorded => {
                 return Err(refused("VM is recorded (--record): it cannot migrate"));
             }
+            Some(running) if running.away => return Err(ControlError::state(OPERATION, AWAY)),
             Some(running) if running.live && running.protection == Protection::None => {}
             _ => {
                 return Err(refused(
@@ -76,7 +82,6 @@ impl Control {
             ControlError::new(404, OPERATION, vec!["VM config is missing".to_owned()])
         })?;
         let (cancel, progress) = (Cancel::default(), Progress::new(MigrationState::Copying));
-        state.last_migration = Some(progress.clone());
         state.departing = Some(cancel.clone());
         Ok(Departing {
             handle,
@@ -98,15 +103,28 @@ impl Control {
         let Some(control) = self.itself.upgrade() else {
             return Ok(());
         };
-        std::thread::Builder::new()
+        let failed = |error: &dyn std::error::Error| ControlError::failed(OPERATION, error);
+        let handle = departing.handle.clone();
+        let outline = handle.begin_copy().map_err(|error| failed(&error))?;
+        let begun = std::thread::Builder::new()
             .name("migration-worker".to_owned())
-            .spawn(move || control.depart(departing, &options, channel))
-            .map_err(|error| ControlError::failed(OPERATION, &error))?;
-        Ok(())
+            .spawn(move || control.depart(departing, &options, (channel, outline)));
+        begun.map(drop).map_err(|error| {
+            if let Err(error) = handle.return_to_host() {
+                log::error!("the machine was not given back: {error}");
+            }
+            failed(&error)
+        })
     }
 
     /// Migrates the VM, on a thread of its own.
-    fn depart(self: Arc<Self>, departing: Departing, options: &SendOptions, channel: Channel) {
+    fn depart(
+        self: Arc<Self>,
+        departing: Departing,
+        options: &SendOptions,
+        (channel, outline): (Channel, Outline),
+    ) {
+        self.lock().last_migration = Some(departing.progress.clone());
         self.event("migration-started");
         let Departing {
             handle,
@@ -124,7 +142,7 @@ impl Control {
             progress: progress.clone(),
             tell: &tell,
         };
-        match sending.send(channel, vm) {
+        match sending.send(channel, vm, outline) {
             Ok(downtime) => self.departed(handle, &progress, downtime),
             Err(error) => self.stay(&handle, &progress, &error),
         }

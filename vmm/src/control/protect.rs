@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use api_client::types::{FtFailoverConfig, FtMode, FtRelease, FtStartConfig};
+use api_client::types::{FtFailoverConfig, FtMode, FtRelease, FtStartConfig, HypervisorChoice};
 use ft::mode::Mode;
 use ft::output::ReleasePolicy;
 use ft::parameters::Parameters;
 
 use super::{Control, ControlError};
 use crate::api::state::{Phase, Protection};
+use crate::backend;
 use crate::vm::{Address, Protect};
 
 const START: &str = "The VM could not be protected";
@@ -58,7 +59,9 @@ impl Control {
             .destination_url
             .parse()
             .map_err(|error| ControlError::request(START, format!("destination_url: {error}")))?;
-        let config = self.begin_start(&address)?;
+        let status = handle.status();
+        let status = status.map_err(|error| ControlError::failed(START, &error))?;
+        let config = self.begin_start(&address, backend::named(status.hypervisor))?;
         let begun = address
             .connect()
             .map_err(|error| ControlError::unusable(START, &error))
@@ -82,10 +85,20 @@ impl Control {
     }
 
     /// Keeps other starts away, and gives the configuration that the backup is to have.
-    fn begin_start(&self, address: &Address) -> Result<Vec<u8>, ControlError> {
+    /// Its machine is to be the same, so it has to take the backend that runs it here.
+    fn begin_start(
+        &self,
+        address: &Address,
+        backend: HypervisorChoice,
+    ) -> Result<Vec<u8>, ControlError> {
         let mut state = self.lock();
-        let config = serde_json::to_vec(&state.config)
-            .map_err(|error| ControlError::failed(START, &error))?;
+        let mut config = state.config.clone();
+        if let Some(config) = &mut config {
+            let platform = config.platform.get_or_insert_default();
+            platform.hypervisor = Some(backend);
+        }
+        let config =
+            serde_json::to_vec(&config).map_err(|error| ControlError::failed(START, &error))?;
         if state.departing.is_some() {
             let reason = vec!["VM is migrating".to_owned()];
             return Err(ControlError::new(409, START, reason));

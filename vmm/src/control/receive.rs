@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use api_client::types::{ConfigOverrides, FtReceiveConfig, HypervisorChoice, VmConfig};
-use ft::mode::Mode;
+use api_client::types::{ConfigOverrides, FtReceiveConfig, VmConfig};
 
 use super::{Control, ControlError, Running, causes};
 use crate::api::state::Phase;
@@ -51,12 +50,7 @@ struct Make {
 
 impl Make {
     /// The machine that the primary describes, and the host side of its devices.
-    fn machine(
-        &self,
-        config: MachineConfig,
-        described: &[u8],
-        mode: Mode,
-    ) -> Result<Built, BuildError> {
+    fn machine(&self, config: MachineConfig, described: &[u8]) -> Result<Built, BuildError> {
         config.check()?;
         let malformed = |_| BuildError::Description("the VM's configuration is malformed".into());
         let vm: Option<VmConfig> = serde_json::from_slice(described).map_err(malformed)?;
@@ -84,23 +78,12 @@ impl Make {
         let images = Images::open_replicated(&settings, &config.virtio).map_err(wrong)?;
         let stores = images.stores(&config.virtio).map_err(described_wrongly)?;
         let specs = config.virtio.clone();
-        let hypervisor = self.control.backend_of(&backend_for(mode, &vm))?;
+        let hypervisor = self.control.backend_of(&vm)?;
         let machine = VirtualMachine::blank(config, stores, hypervisor.as_ref())?;
         let host = HostDevices::prepare(settings, serial, images, specs, self.mailbox.clone());
         self.control.lock().config = Some(vm);
         Ok((Box::new(machine), Box::new(host)))
     }
-}
-
-/// The configuration to choose a backend by: a backup that replays is software, which alone can,
-/// whatever this host has besides.
-fn backend_for(mode: Mode, vm: &VmConfig) -> VmConfig {
-    let mut vm = vm.clone();
-    let platform = vm.platform.get_or_insert_default();
-    if mode == Mode::Replay && platform.hypervisor.unwrap_or_default() == HypervisorChoice::Auto {
-        platform.hypervisor = Some(HypervisorChoice::Software);
-    }
-    vm
 }
 
 /// What the primary says does not fit this host.
@@ -180,8 +163,7 @@ impl Control {
                 overrides,
                 mailbox: mailbox.0.clone(),
             };
-            let builder: Builder =
-                Box::new(move |config, rest, mode| make.machine(config, rest, mode));
+            let builder: Builder = Box::new(move |config, rest| make.machine(config, rest));
             self.start(Start::Backup(builder), mailbox)
         });
         match started {

@@ -4,6 +4,7 @@ use api_client::types::VmConfig;
 use api_client::types::requests::{RestoreConfig, VmSnapshotConfig};
 
 use super::arrival::Arrival;
+use super::departure::AWAY;
 use super::{Control, ControlError};
 use crate::api::state::Phase;
 use crate::config::{DeviceKind, devices};
@@ -47,12 +48,17 @@ impl Control {
             if state.phase() != Phase::Paused {
                 return Err(ControlError::state(SNAPSHOT, "VM is not paused"));
             }
+            if state.running.as_ref().is_some_and(|running| running.away) {
+                return Err(ControlError::state(SNAPSHOT, AWAY));
+            }
             state.config.clone().unwrap_or_default()
         };
         self.event("snapshotting");
         let known = vm.clone();
         let disks = move |machine: &MachineConfig| disk_facts(&known, machine);
-        let taken = take(handle.as_ref(), vm, disks, &folder);
+        let outline = handle.begin_copy();
+        let outline = outline.map_err(|error| ControlError::failed(SNAPSHOT, &error))?;
+        let taken = take((handle.as_ref(), outline), vm, disks, &folder);
         if let Err(error) = handle.return_to_host() {
             log::error!("the machine was not given back after a snapshot: {error}");
         }
@@ -70,7 +76,7 @@ impl Control {
         let folder = folder.map_err(|error| ControlError::unusable(RESTORE, &error))?;
         let cancel = self.begin_arrival(RESTORE, false)?;
         self.event("restoring");
-        let mut arrival = Arrival::new(self, cancel);
+        let mut arrival = Arrival::new(self, cancel, request.hypervisor);
         let restored = restore(&folder, &mut arrival, request.resume);
         self.lock().arriving = None;
         restored.map_err(|error| ControlError::unusable(RESTORE, &error))?;

@@ -416,14 +416,14 @@ impl HostSide for HostDevices {
             .map_err(|error| error.to_string())
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, comes_back: bool) {
         let mut images = BTreeMap::new();
         let old = std::mem::take(&mut self.virtio);
         let mut ports: Vec<SerialHost> = self.serial.take().into_iter().collect();
         for (index, host) in old.into_iter().enumerate() {
             match host {
                 VirtioHost::Disk(disk) => {
-                    images.extend(disk.leave().map(|own| (index, own)));
+                    images.extend(disk.leave(comes_back).map(|own| (index, own)));
                 }
                 VirtioHost::Console(console) => ports.push(console),
                 VirtioHost::Net(_) | VirtioHost::Entropy(_) | VirtioHost::Vsock(_) => {}
@@ -435,6 +435,29 @@ impl HostSide for HostDevices {
             std::thread::spawn(move || drop(port));
         }
         self.make(Images(images));
+    }
+
+    fn flush_disks(&self, done: Box<dyn FnOnce() + Send>) {
+        let images = self.virtio.iter().filter_map(|host| match host {
+            VirtioHost::Disk(disk) => disk.image(),
+            _ => None,
+        });
+        let images: Vec<_> = images.collect();
+        let flush = move || {
+            for image in images {
+                if let Err(error) = image.flush() {
+                    image.failures().note("flush before a migration", &error);
+                }
+            }
+            done();
+        };
+        let begun = std::thread::Builder::new()
+            .name("disk-flush".to_owned())
+            .spawn(flush);
+        if let Err(error) = begun {
+            // Whoever waits is told by the sender that was dropped.
+            log::warn!("the disks are not flushed before a migration: {error}");
+        }
     }
 
     fn release_disks(&mut self) -> Result<(), String> {

@@ -240,13 +240,13 @@ impl DiskHost {
 
     /// Another host goes on, and carries out anew what waits here. Gives the image of the machine's
     /// own; who works on it next waits until what has begun is done. An image that is shared is
-    /// closed when this returns.
-    pub fn leave(mut self) -> Option<OwnImage> {
+    /// closed when this returns, unless the machine may come back (`keeps_shared`).
+    pub fn leave(mut self, keeps_shared: bool) -> Option<OwnImage> {
         let queue = self.queue.take();
         queue.iter().for_each(DiskQueue::discard);
         match self.mode {
-            DiskMode::Outside => None,
-            DiskMode::Replicated => {
+            DiskMode::Outside if !keeps_shared => None,
+            DiskMode::Outside | DiskMode::Replicated => {
                 let image = self.image.take()?;
                 if let Some(queue) = queue {
                     self.quiet.end(queue);
@@ -260,21 +260,23 @@ impl DiskHost {
 
 /// Disks between two hosts.
 impl DiskHost {
-    /// Closes what is shared and gives back the locks of the machine's own, when all that was begun
-    /// is done and durable: another host is about to open the image. To be called when the disk is
-    /// not served.
+    /// The image, if it is open.
+    pub fn image(&self) -> Option<Arc<dyn DiskImage>> {
+        self.image.clone()
+    }
+
+    /// Gives back the image's locks when all that was begun is done and durable: another host is
+    /// about to open it. To be called when the disk is not served.
     ///
     /// # Errors
     /// When the host fails; the image is then as it was.
     pub fn release(&mut self) -> std::io::Result<()> {
         self.quiet.wait();
-        match (&self.image, self.mode) {
-            (Some(image), DiskMode::Replicated) => {
-                image.flush()?;
-                image.unlock()
-            }
-            _ => Ok(()),
-        }
+        let Some(image) = &self.image else {
+            return Ok(());
+        };
+        image.flush()?;
+        image.unlock()
     }
 
     /// Takes back what [`DiskHost::release`] has given away.
@@ -282,17 +284,16 @@ impl DiskHost {
     /// # Errors
     /// When another host has opened the image.
     pub fn retake(&mut self) -> Result<(), DiskHostError> {
-        match (&self.image, self.mode) {
-            (Some(image), DiskMode::Replicated) => image.lock_again().map_err(|source| {
-                let path = self.target.path.clone();
-                DiskError::Lock { path, source }.into()
-            }),
-            (Some(_), DiskMode::Outside) => Ok(()),
-            (None, _) => {
-                self.image = Some(open(&self.target)?);
-                Ok(())
+        let Some(image) = &self.image else {
+            return Ok(());
+        };
+        image.lock_again().map_err(|source| {
+            let path = self.target.path.clone();
+            match source.kind() {
+                std::io::ErrorKind::WouldBlock => DiskError::InUse { path }.into(),
+                _ => DiskError::Lock { path, source }.into(),
             }
-        }
+        })
     }
 }
 

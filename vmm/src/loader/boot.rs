@@ -4,7 +4,7 @@
 //! `public/arch-x86/hvm/start_info.h` for PVH.
 
 use devices::board::{ECAM_BASE, ECAM_SIZE};
-use hypervisor::arch::x86_64::control::{cr0, cr4, efer};
+use hypervisor::arch::x86_64::control::{cr0, cr4, efer, xcr0};
 use hypervisor::arch::x86_64::paging;
 use hypervisor::arch::x86_64::segment::{CS, access};
 use hypervisor::memory::HIGH_START;
@@ -201,6 +201,9 @@ fn place_identity_map(memory: &GuestMemory) -> Result<(), LoadError> {
 /// Protected mode with flat segments, the code segment of the given kind.
 fn protected_state(code_kind: u32) -> CpuState {
     let mut state = reset_state();
+    // As firmware leaves it that uses SSE. A kernel sets it again before it looks; but under KVM in
+    // a machine that does not stop for XSETBV (QEMU's emulated SVM, 7.2), nobody else would learn.
+    state.fpu.xcr0 = xcr0::X87 | xcr0::SSE;
     state.segments = [Segment::flat(DATA_SELECTOR, access::DEFAULT_32, 0); 6];
     state.segments[CS] = Segment::flat(CODE_SELECTOR, access::CODE | code_kind, 0);
     state.tr = Segment {

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! The guest's clocks follow from logical time: virtual time is a function of it, the time-stamp
-//! counter shows virtual time at a frequency of the machine's, and a device's deadline is the first instruction boundary
-//! at which the clock has reached it. So clock reads and timer interrupts are computed, on
-//! whichever side of a pair, and never logged.
+//! counter shows virtual time at a frequency of the machine's, and a device's deadline is the first
+//! instruction boundary at which the clock has reached it. So clock reads and timer interrupts are
+//! computed, on whichever side of a pair, and never logged.
 
 mod boot_image;
 mod config;

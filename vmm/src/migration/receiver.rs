@@ -30,6 +30,11 @@ use crate::vm::Listening;
 /// How often somebody who waits for a sender looks whether it is still wanted.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long somebody who connects may take to begin.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the sender may take to give its last word, while this side has its disks.
+const DECISION_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Why a machine cannot be made, or go on, here.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -106,6 +111,14 @@ impl ReceiveError {
     }
 }
 
+/// How a conversation has failed.
+enum Conversation {
+    /// It never began.
+    Stray(ChannelError),
+    /// No machine comes of it.
+    Failed(ReceiveError),
+}
+
 /// How far it is.
 enum Stage {
     Established,
@@ -147,29 +160,59 @@ impl Receiving<'_> {
     /// # Errors
     /// When none came that has one for us.
     pub fn receive(&mut self) -> Result<(), ReceiveError> {
-        let (stream, peer) = loop {
+        loop {
+            let (channel, peer) = self.accept()?;
+            match self.converse(channel, &peer) {
+                // Whoever says nothing that could be a sender's is none.
+                Err(Conversation::Stray(error)) => {
+                    log::warn!("{peer} is no sender: {error}");
+                }
+                Err(Conversation::Failed(error)) => return Err(error),
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    fn accept(&self) -> Result<(Channel, String), ReceiveError> {
+        loop {
             self.cancel.check()?;
             let accepted = self.listening.accept_stream(LOOK_INTERVAL);
-            if let Some(accepted) = accepted.map_err(ReceiveError::Accept)? {
-                break accepted;
+            if let Some((stream, peer)) = accepted.map_err(ReceiveError::Accept)? {
+                let channel = Channel::new(stream, self.cancel.clone());
+                return Ok((channel.map_err(ReceiveError::Accept)?, peer));
             }
-        };
-        log::info!("a VM migrates here from {peer}");
-        (self.tell)("migration-receive-started", Vec::new());
-        self.progress.enter(MigrationState::Copying);
-        let channel = Channel::new(stream, self.cancel.clone());
-        let mut channel = channel.map_err(ReceiveError::Accept)?;
+        }
+    }
+
+    fn converse(&mut self, mut channel: Channel, peer: &str) -> Result<(), Conversation> {
         let mut stage = Stage::Established;
         let mut tells_why = false;
         while !matches!(stage, Stage::Completed) {
-            let answered = self.step(&mut channel, stage, &mut tells_why);
-            stage = match answered {
-                Ok(stage) => stage,
+            channel.set_patience(match stage {
+                Stage::Established => Some(START_PATIENCE),
+                Stage::Restored => Some(DECISION_PATIENCE),
+                _ => None,
+            });
+            let begins = matches!(stage, Stage::Established);
+            match self.step(&mut channel, stage, &mut tells_why) {
+                Ok(next) => stage = next,
                 Err(error) => {
                     self.refuse(&mut channel, tells_why, &error);
-                    return Err(error);
+                    return Err(match error {
+                        ReceiveError::Channel(error)
+                            if begins && !matches!(error, ChannelError::Cancelled) =>
+                        {
+                            Conversation::Stray(error)
+                        }
+                        error => Conversation::Failed(error),
+                    });
                 }
-            };
+            }
+            if begins {
+                log::info!("a VM migrates here from {peer}");
+                (self.tell)("migration-receive-started", Vec::new());
+                self.progress.enter(MigrationState::Copying);
+            }
         }
         Ok(())
     }

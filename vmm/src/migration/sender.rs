@@ -30,20 +30,16 @@ use crate::vm::{Address, AddressError, VmError, VmHandle};
 
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How long the destination may take to say that it goes on.
+/// How long the destination may be silent while the guest stands still: to take what it was sent,
+/// to make the machine, and to say that it goes on.
 const DECISION: Duration = Duration::from_secs(30);
 /// Part of the pause that is not for memory: state, disks, and the destination's start.
 const OVERHEAD: Duration = Duration::from_millis(20);
 /// Pages that are not worth another round: a mebibyte, about a millisecond.
 const FEW_PAGES: usize = 256;
 
-/// Whose machine migrates.
+/// Whose machine migrates, or is saved; a copy of it was begun.
 pub trait Source {
-    /// Begins, or begins anew.
-    ///
-    /// # Errors
-    /// When the machine cannot migrate.
-    fn begin(&self) -> Result<Outline, VmError>;
     /// Has pages copied.
     fn read(&self, pages: Vec<PageNumber>) -> Receiver<Result<Vec<u8>, VmError>>;
     /// The pages written since the last time.
@@ -56,6 +52,11 @@ pub trait Source {
     /// # Errors
     /// When the machine has ended.
     fn slow_down(&self) -> Result<bool, VmError>;
+    /// Makes the contents of the disks durable while the guest goes on.
+    ///
+    /// # Errors
+    /// When the machine has ended.
+    fn flush(&self) -> Result<(), VmError>;
     /// Stops the guest and closes its devices.
     ///
     /// # Errors
@@ -74,10 +75,6 @@ pub trait Source {
 }
 
 impl Source for VmHandle {
-    fn begin(&self) -> Result<Outline, VmError> {
-        self.begin_copy()
-    }
-
     fn read(&self, pages: Vec<PageNumber>) -> Receiver<Result<Vec<u8>, VmError>> {
         self.read_pages(pages)
     }
@@ -88,6 +85,10 @@ impl Source for VmHandle {
 
     fn slow_down(&self) -> Result<bool, VmError> {
         Self::slow_down(self)
+    }
+
+    fn flush(&self) -> Result<(), VmError> {
+        self.flush_disks()
     }
 
     fn leave(&self) -> Result<(), VmError> {
@@ -189,12 +190,16 @@ pub struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    /// Migrates the machine over a fresh connection: how long the guest stood still.
+    /// Migrates the machine of `outline` over a fresh connection: how long the guest stood still.
     ///
     /// # Errors
     /// When it did not migrate.
-    pub fn send(&self, main: Channel, vm: VmConfig) -> Result<Duration, SendError> {
-        let outline = self.source.begin()?;
+    pub fn send(
+        &self,
+        main: Channel,
+        vm: VmConfig,
+        outline: Outline,
+    ) -> Result<Duration, SendError> {
         let (mut outlet, paused) = (self.greet(main, vm, &outline)?, outline.paused);
         let sent = self
             .copy(&mut outlet, outline.pages)
@@ -255,14 +260,15 @@ impl Sending<'_> {
         loop {
             let (begun, before) = (Instant::now(), self.progress.sent_bytes());
             let out_of_time = self.round(outlet, &mut precopy)?;
-            let bytes = self.progress.sent_bytes() - before;
+            let (bytes, took) = (self.progress.sent_bytes() - before, begun.elapsed());
             self.tell_of(&precopy, bytes);
             if out_of_time {
                 break;
             }
+            self.source.flush()?;
             let dirty = self.source.written()?;
             let goal = Goal {
-                pause_pages: self.pause_pages(bytes, begun.elapsed()),
+                pause_pages: self.pause_pages(bytes, took),
                 few_pages: FEW_PAGES,
                 patience: u64::MAX,
             };
@@ -360,6 +366,7 @@ impl Sending<'_> {
         mut precopy: Precopy,
         paused: bool,
     ) -> Result<(), SendError> {
+        outlet.main().set_patience(Some(DECISION));
         self.round(outlet, &mut precopy)?;
         (self.tell)("snapshotting", Vec::new());
         let state = state::write(&self.source.save()?, &())?;

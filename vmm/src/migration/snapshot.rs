@@ -29,7 +29,7 @@ use super::sender::Source;
 use super::state::{self, StateError};
 use crate::machine::MachineConfig;
 use crate::vm::VmError;
-use crate::vm::departure::MOST_PAGES_READ;
+use crate::vm::departure::{MOST_PAGES_READ, Outline};
 
 /// The VM as its operator described it.
 pub const CONFIG_FILE: &str = "config.json";
@@ -203,17 +203,16 @@ impl Drop for Files<'_> {
     }
 }
 
-/// Takes a snapshot of a paused machine. `disks` tells of its disks.
+/// Takes a snapshot of a paused machine, a copy of which was begun. `disks` tells of its disks.
 ///
 /// # Errors
 /// When it cannot be taken; nothing is left of it then.
 pub fn take(
-    source: &dyn Source,
+    (source, outline): (&dyn Source, Outline),
     vm: VmConfig,
     disks: impl FnOnce(&MachineConfig) -> Vec<DiskFacts>,
     folder: &Path,
 ) -> Result<(), SnapshotError> {
-    let outline = source.begin()?;
     let mut files = Files {
         folder,
         made: Vec::new(),

@@ -11,12 +11,15 @@ use std::time::Duration;
 
 use api_client::types::{MigrationState, VmConfig};
 use ft::machine::{PAGE_SIZE, Section};
+use ft::snapshot::Packing;
 use ft::time::PageNumber;
 use hypervisor::GuestAddress;
 
 use super::channel::{Cancel, Channel};
 use super::contents::Contents;
 use super::description::Description;
+use super::layout::Layout;
+use super::pages::{Batch, Carrier};
 use super::progress::Progress;
 use super::receiver::{Destination, Failure, ReceiveError, Receiving};
 use super::sender::{SendError, SendOptions, Sending, Source};
@@ -73,6 +76,15 @@ impl Toy {
         }
     }
 
+    fn outline(&self) -> Outline {
+        Outline {
+            config: machine(),
+            pages: (0..PAGES).map(PageNumber).collect(),
+            paused: self.paused,
+            hypervisor: "toy",
+        }
+    }
+
     fn note(&self, step: &'static str) {
         self.steps.lock().unwrap().push(step);
     }
@@ -83,15 +95,6 @@ impl Toy {
 }
 
 impl Source for Toy {
-    fn begin(&self) -> Result<Outline, VmError> {
-        Ok(Outline {
-            config: machine(),
-            pages: (0..PAGES).map(PageNumber).collect(),
-            paused: self.paused,
-            hypervisor: "toy",
-        })
-    }
-
     fn read(&self, pages: Vec<PageNumber>) -> Receiver<Result<Vec<u8>, VmError>> {
         let memory = self.memory.lock().unwrap();
         let bytes = pages.iter().flat_map(|page| {
@@ -117,6 +120,10 @@ impl Source for Toy {
 
     fn slow_down(&self) -> Result<bool, VmError> {
         Ok(false)
+    }
+
+    fn flush(&self) -> Result<(), VmError> {
+        Ok(())
     }
 
     fn leave(&self) -> Result<(), VmError> {
@@ -155,7 +162,9 @@ impl Place {
 
 impl Destination for Place {
     fn check(&mut self, found: &MachineConfig, _: VmConfig) -> Result<(), Failure> {
-        assert_eq!(*found, machine());
+        if *found != machine() {
+            return Err("another machine".into());
+        }
         self.refuse("check")
     }
 
@@ -226,7 +235,7 @@ fn send(toy: &Toy, options: &SendOptions) -> Result<Duration, SendError> {
         progress: Progress::new(MigrationState::Copying),
         tell: &|_, _| {},
     }
-    .send(channel, VmConfig::default())
+    .send(channel, VmConfig::default(), toy.outline())
 }
 
 #[test]
@@ -394,6 +403,7 @@ fn commands_at_the_wrong_time_and_nonsense_are_answered_by_an_error_and_end_it()
         ),
         (
             |plain| {
+                plain.say(Request::bare(Command::Start), &[]);
                 let mut head = Request::bare(Command::Start).encode();
                 head[0] = 77;
                 plain.0.write_all(&head).unwrap();
@@ -415,6 +425,97 @@ fn commands_at_the_wrong_time_and_nonsense_are_answered_by_an_error_and_end_it()
         assert!(error.contains(text), "{text}: {error}");
         assert_eq!(place.went_on, None);
     }
+}
+
+#[test]
+fn whoever_is_no_sender_does_not_keep_one_away() {
+    let (receiver, _, address) = receive(&address(), Place::default());
+    let mut stray = Plain::connect(&address);
+    stray.0.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut head = [0; 16];
+    stray.0.read_exact(&mut head).unwrap();
+    assert_eq!(Response::decode(&head), Ok(Response::ERROR));
+    drop(Plain::connect(&address));
+    let toy = Toy::new();
+    send(&toy, &options(address)).unwrap();
+    let (place, result) = receiver.join().unwrap();
+    result.unwrap();
+    assert!(place.memory == *toy.memory.lock().unwrap());
+}
+
+/// All that a sender says, as it is on the wire.
+fn conversation() -> Vec<u8> {
+    let mut said = Vec::new();
+    let mut say = |request: Request, payload: &[u8]| {
+        said.extend(request.encode());
+        said.extend(payload);
+    };
+    say(Request::start(EXTENSIONS), &[]);
+    let described = Description::new(VmConfig::default(), machine());
+    let described = serde_json::to_vec(&described).unwrap();
+    say(
+        Request::with(Command::Config, described.len() as u64),
+        &described,
+    );
+    let batch = Batch {
+        pages: (3..9).map(PageNumber).collect(),
+        data: (0..6 * PAGE_SIZE).map(|n| (n / 5000) as u8).collect(),
+    };
+    let packed = Carrier::packed(batch.clone(), Packing::Lz4);
+    say(packed.request, &packed.payload);
+    let plain = Carrier::plain(batch, &Layout::of(&machine()));
+    say(plain.request, &[plain.payload, plain.data].concat());
+    let state = state::write(&sections(), &()).unwrap();
+    say(Request::with(Command::State, state.len() as u64), &state);
+    say(Request::bare(Command::Complete), &[]);
+    said
+}
+
+#[test]
+fn damaged_conversations_end_and_leave_nothing_or_are_right() {
+    let whole = conversation();
+    let mut number = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
+        (number % below as u64) as usize
+    };
+    let mut right = 0;
+    for round in 0..400 {
+        let mut said = whole.clone();
+        for _ in 0..random(4) {
+            let at = random(said.len());
+            match random(3) {
+                0 => said[at] = random(256) as u8,
+                1 => said[at] ^= 1 << random(8),
+                _ => said.truncate(at.max(1)),
+            }
+        }
+        let (receiver, _, address) = receive(&address(), Place::default());
+        let mut plain = Plain::connect(&address);
+        // It may close before it has heard everything.
+        let _ = plain.0.write_all(&said);
+        let _ = plain.0.shutdown(std::net::Shutdown::Write);
+        let _ = plain.0.read_to_end(&mut Vec::new());
+        drop(plain);
+        // What did not begin as one leaves the receiver waiting for a sender.
+        if let Address::Unix(path) = &address
+            && let Ok(mut next) = UnixStream::connect(path)
+        {
+            let mut bytes = Request::start(0).encode().to_vec();
+            bytes.extend(Request::bare(Command::Abandon).encode());
+            let _ = next.write_all(&bytes);
+            let _ = next.read_to_end(&mut Vec::new());
+        }
+        let (place, result) = receiver.join().unwrap();
+        assert_eq!(result.is_ok(), place.went_on.is_some(), "round {round}");
+        if result.is_ok() {
+            assert_eq!(place.sections, sections(), "round {round}");
+            right += 1;
+        }
+    }
+    assert!((50..390).contains(&right), "{right} of 400 were right");
 }
 
 #[test]
@@ -540,7 +641,8 @@ mod saved {
         }
 
         fn take(&self, toy: &Toy) -> Result<(), snapshot::SnapshotError> {
-            take(toy, VmConfig::default(), |_| Vec::new(), &self.0)
+            let outline = toy.outline();
+            take((toy, outline), VmConfig::default(), |_| Vec::new(), &self.0)
         }
 
         fn restore(&self) -> Result<Place, String> {

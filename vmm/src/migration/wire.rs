@@ -17,7 +17,7 @@
 //! | 6 Abandon | none: the receiver is to forget it all | |
 //! | 7 MemoryFd | slot u32, sent with a descriptor | |
 //! | 9 PageFault | one range; only for postcopy, which is not supported | |
-//! | 64 PackedMemory | a batch of pages: [`super::pages`]; only if both sides have the extension | |
+//! | 64 PackedMemory | a batch of pages: [`super::pages`]; only with the extension | |
 //!
 //! Each request is answered by one response. This is version 0 of Cloud Hypervisor's protocol: a
 //! peer without our extensions offers none, and answers an offer with zeroes.

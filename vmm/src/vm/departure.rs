@@ -1,8 +1,8 @@
 //! What whoever copies a machine elsewhere asks its thread: a migration, or a snapshot.
 //!
 //! ```text
-//!   Begin ─▶ Read … Written ─▶ Read … ─▶ Leave ─▶ Written, Read …, Save ─▶ Release ─▶ (the end)
-//!                    SlowDown                      └──────────── Return ◀─────┘ when it failed
+//!   Begin ─▶ Read … Flush, Written ─▶ Read … ─▶ Leave ─▶ Written, Read …, Save ─▶ Release
+//!                          SlowDown                 └───────── Return ◀──────────┘ when it failed
 //! ```
 //!
 //! Pages are copied by the machine's thread between two slices of the guest, a bounded number at a
@@ -44,6 +44,8 @@ pub enum CopyStep {
     Written(Reply<Vec<PageNumber>>),
     /// Halves the guest's share of time; false if it is as small as it gets.
     SlowDown(Reply<bool>),
+    /// Makes durable what the disks' images hold; answered when that is done, the guest goes on.
+    Flush(Reply<()>),
     /// Stops the guest and closes the host sides of its devices: another host is about to have
     /// them.
     Leave(Reply<()>),
@@ -70,15 +72,15 @@ impl VmHandle {
         answer
     }
 
-    /// Begins a copy of the machine, or begins one anew.
+    /// Begins a copy of the machine.
     ///
     /// # Errors
-    /// When the machine has ended, or cannot be copied as it is.
+    /// When the machine has ended, or cannot be copied as it is; one is under way, for one.
     pub fn begin_copy(&self) -> Result<Outline, VmError> {
         self.step(CopyStep::Begin)
     }
 
-    /// Has at most [`MOST_PAGES_READ`] pages copied out, one behind another. The answer comes later.
+    /// Has at most [`MOST_PAGES_READ`] pages copied out, one behind another; answered later.
     pub fn read_pages(&self, pages: Vec<PageNumber>) -> Receiver<Result<Vec<u8>, VmError>> {
         self.begin_step(|reply| CopyStep::Read(pages, reply))
     }
@@ -97,6 +99,15 @@ impl VmHandle {
     /// When the machine has ended.
     pub fn slow_down(&self) -> Result<bool, VmError> {
         self.step(CopyStep::SlowDown)
+    }
+
+    /// Makes durable what the disks' images hold, while the guest goes on: less is to be done then
+    /// when it stands still. What fails is told when the images are released.
+    ///
+    /// # Errors
+    /// When the machine has ended.
+    pub fn flush_disks(&self) -> Result<(), VmError> {
+        self.step(CopyStep::Flush)
     }
 
     /// Stops the guest and closes the host sides of its devices.

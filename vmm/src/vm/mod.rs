@@ -26,7 +26,6 @@ use std::sync::mpsc::{self, Receiver};
 
 use devices::board::DeviceEvent;
 use ft::event::{ControlOp, Output};
-use ft::mode::Mode;
 use ft::parameters::Parameters;
 use ft::status::{End, FtEvent, FtStatus};
 
@@ -53,11 +52,14 @@ pub trait HostSide: Send {
     /// # Errors
     /// When it cannot be begun.
     fn resize_disk(&mut self, device: usize, size: u64) -> Result<(), String>;
-    /// Another side executes from now on: nothing comes or goes here until it is live again.
-    fn leave(&mut self);
+    /// Another side executes from now on: nothing comes or goes here until it is live again. Images
+    /// that both sides share stay open, and locked, if the machine may come back (`comes_back`).
+    fn leave(&mut self, comes_back: bool);
     /// Another side may have taken the machine over without asking: nothing that was kept back may
     /// leave here any more.
     fn discard(&mut self);
+    /// Makes durable what the images of all disks hold, and calls `done` then, on another thread.
+    fn flush_disks(&self, done: Box<dyn FnOnce() + Send>);
     /// After [`HostSide::leave`]: lets another host open the images of all disks, when nothing of
     /// them is in flight and all is durable.
     ///
@@ -116,8 +118,8 @@ pub enum VmEvent {
 /// A machine and the host side of its devices.
 pub type Built = (Box<VirtualMachine>, Box<dyn HostSide>);
 
-/// Makes the machine of a backup, from what the primary handed on, for the mode of the pair.
-pub type Builder = Box<dyn FnMut(MachineConfig, &[u8], Mode) -> Result<Built, BuildError> + Send>;
+/// Makes the machine of a backup, from what the primary handed on.
+pub type Builder = Box<dyn FnMut(MachineConfig, &[u8]) -> Result<Built, BuildError> + Send>;
 
 /// What the thread is to start as.
 pub enum Start {

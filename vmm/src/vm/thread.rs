@@ -2,6 +2,7 @@
 
 mod departure;
 mod fencing;
+mod pace;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::Receiver;
@@ -13,7 +14,6 @@ use ft::event::Input;
 use ft::fence::Fence;
 use ft::inbox::Inbox;
 use ft::machine::Machine;
-use ft::protocol::Hello;
 use ft::record::Pace;
 use ft::replica::Replica;
 use ft::status::{End, FtEvent, Next};
@@ -34,6 +34,7 @@ use crate::machine::{MachineConfig, SERIAL, VirtualMachine};
 
 use departure::Departure;
 use fencing::open_fence;
+use pace::pace;
 
 /// Bytes of input that may wait between being offered and being taken at a logical time.
 const INBOX_BYTES: usize = 2 << 20;
@@ -80,7 +81,7 @@ impl VmThread {
         (mailbox, receiver): (Mailbox, Receiver<Message>),
         listener: Listener,
     ) -> Self {
-        let (pace, now) = (Pace::default(), HostTime(0));
+        let now = HostTime(0);
         let had_elsewhere = !matches!(start, Start::Live(..));
         let mut sink = None;
         let mut arrived_paused = false;
@@ -88,16 +89,16 @@ impl VmThread {
             Start::Live((mut machine, host), log) => {
                 sink = log;
                 machine.set_live(true);
-                let replica = Replica::primary(owner, pace, machine.as_ref(), now);
+                let replica = Replica::primary(owner, pace(&machine), machine.as_ref(), now);
                 (replica, Some(machine), Some(host), None)
             }
             Start::Arrived((machine, host), paused) => {
                 arrived_paused = paused;
-                let replica = Replica::primary(owner, pace, machine.as_ref(), now);
+                let replica = Replica::primary(owner, pace(&machine), machine.as_ref(), now);
                 (replica, Some(machine), Some(host), None)
             }
             Start::Backup(builder) => {
-                let replica = Replica::backup(owner, pace, now);
+                let replica = Replica::backup(owner, Pace::default(), now);
                 (replica, None, None, Some(builder))
             }
         };
@@ -328,9 +329,9 @@ impl VmThread {
         let Some(hello) = self.replica.hello() else {
             return;
         };
-        let hello = hello.clone();
+        let (config, fence_text) = (hello.config.clone(), hello.parameters.fence.clone());
         let now = self.now();
-        match self.prepare(&hello) {
+        match self.prepare(&config, &fence_text) {
             Ok(((machine, host), fence)) => {
                 self.mailbox.set_kicker(Some(machine.kicker()));
                 if let Err(error) = self.replica.accept(machine.as_ref(), fence, now) {
@@ -348,13 +349,12 @@ impl VmThread {
         }
     }
 
-    fn prepare(&mut self, hello: &Hello) -> Result<(Built, Box<dyn Fence>), String> {
-        let (config, rest): (MachineConfig, &[u8]) = postcard::take_from_bytes(&hello.config)
+    fn prepare(&mut self, config: &[u8], fence: &str) -> Result<(Built, Box<dyn Fence>), String> {
+        let (machine_config, rest): (MachineConfig, &[u8]) = postcard::take_from_bytes(config)
             .map_err(|error| format!("the machine's configuration is malformed: {error}"))?;
-        let fence = open_fence(&hello.parameters.fence).map_err(|error| error.to_string())?;
+        let fence = open_fence(fence).map_err(|error| error.to_string())?;
         let builder = self.builder.as_mut().ok_or("this side takes no machine")?;
-        let built = builder(config, rest, hello.parameters.mode);
-        let built = built.map_err(|error| causes(&error).join(": "))?;
+        let built = builder(machine_config, rest).map_err(|error| causes(&error).join(": "))?;
         Ok((built, fence))
     }
 
@@ -366,7 +366,7 @@ impl VmThread {
                 self.transmit();
                 self.go_live();
             }
-            (true, false) => self.leave(),
+            (true, false) => self.leave(false),
             _ => {}
         }
         self.was_live = live;
@@ -446,15 +446,15 @@ impl VmThread {
         }
     }
 
-    /// Another host goes on with the machine.
-    fn leave(&mut self) {
+    /// Another host goes on with the machine, which may come back.
+    fn leave(&mut self, comes_back: bool) {
         self.opening = None;
         self.mailbox.end_tenure();
         self.paused = false;
         self.offers.clear();
         self.inbox = Inbox::new(INBOX_BYTES);
         if let Some(host) = &mut self.host {
-            host.leave();
+            host.leave(comes_back);
         }
         if let Some(machine) = &mut self.machine {
             machine.set_live(false);

@@ -65,6 +65,15 @@ impl VmThread {
                 let primary = self.replica.as_primary();
                 let _ = reply.send(Ok(primary.is_some_and(ft::primary::Primary::slow_down)));
             }
+            CopyStep::Flush(reply) => {
+                let done = move || {
+                    let _ = reply.send(Ok(()));
+                };
+                match &self.host {
+                    Some(host) => host.flush_disks(Box::new(done)),
+                    None => done(),
+                }
+            }
             CopyStep::Leave(reply) => {
                 let _ = reply.send(self.leave_host(now));
             }
@@ -93,6 +102,7 @@ impl VmThread {
     fn begin_copy(&mut self) -> Result<Outline, VmError> {
         // What the destination is told of the disks would not hold.
         self.offers.resizes().check_none()?;
+        self.departure.check_none()?;
         if self.replica.state() != "unprotected" {
             let text = format!("the machine is {}", self.replica.state());
             return Err(VmError::Refused(text));
@@ -148,7 +158,7 @@ impl VmThread {
             disks_released: false,
             stopped: !paused,
         };
-        self.leave();
+        self.leave(true);
         self.paused = true;
         self.was_live = false;
         Ok(())

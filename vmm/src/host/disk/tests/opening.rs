@@ -86,6 +86,28 @@ fn an_image_has_one_writer_or_many_readers() {
 }
 
 #[test]
+fn an_image_that_is_given_away_can_be_opened_and_taken_back_if_nobody_has() {
+    let scratch = Scratch::new();
+    for target in [
+        scratch.raw("raw", 4096),
+        scratch.qcow2("qcow2", 4096, 65536),
+    ] {
+        let ours = open(&target).unwrap();
+        ours.write(512, b"ours").unwrap();
+        ours.unlock().unwrap();
+        let theirs = open(&target).unwrap();
+        assert_eq!(read_all(&*theirs)[512..516], *b"ours");
+        let error = ours.lock_again().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        drop(theirs);
+        ours.lock_again().unwrap();
+        assert!(refusal(&target).ends_with("is in use"));
+        ours.write(516, b" again").unwrap();
+        assert_eq!(read_all(&*ours)[512..522], *b"ours again");
+    }
+}
+
+#[test]
 fn a_read_only_image_refuses_every_change() {
     let scratch = Scratch::new();
     for mut target in [

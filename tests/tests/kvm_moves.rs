@@ -1,0 +1,198 @@
+//! A guest that goes from KVM to the software processor and back, by migration and by snapshot, and
+//! one on KVM that is protected by checkpoints. The guest checks a part of its memory all the time,
+//! and its client every reply.
+//!
+//! Like those of `kvm.rs`, these run where KVM can run a stock kernel.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::backend::scratch_with_kvm;
+use tests::command::Scratch;
+use tests::migration::{
+    Receiver, events, figures, free_url, send, start_guest_on, wait_for, wait_for_end,
+};
+use tests::process::{VmProcess, wait_until};
+use tests::proxy::{Order, Proxy, Way};
+use tests::random::Random;
+use tests::scenario::{Client, Pair, Protection};
+use tests::service::Line;
+
+/// The bench's machine is emulated, and its host may be busy.
+const LIMIT: Duration = Duration::from_secs(120);
+const MEMORY: &str = "96M";
+const JOBS: &str = "job=load memory_mib=4 sha256_mib=1 loop_turns=500";
+/// How often the primary on KVM is killed.
+const ROUNDS: u32 = 20;
+const TIMEOUT_MS: u64 = 2000;
+
+struct Scene {
+    vm: VmProcess,
+    client: Client,
+    count: u32,
+    scratch: Scratch,
+}
+
+impl Scene {
+    fn boot(name: &str) -> Option<Self> {
+        let scratch = scratch_with_kvm(name).unwrap()?;
+        let vm = start_guest_on("kvm", scratch.path(), "vmm-0", MEMORY, JOBS).unwrap();
+        let mut line = Line::connect_within(vm.serial(), LIMIT).unwrap();
+        line.receive_until("MARK begin service", LIMIT).unwrap();
+        let client = Client::start(line, vm.serial().to_owned()).unwrap();
+        let scene = Self {
+            vm,
+            client,
+            count: 0,
+            scratch,
+        };
+        scene.more_replies(5);
+        Some(scene)
+    }
+
+    fn more_replies(&self, count: u64) {
+        more_replies(&self.client, count);
+    }
+
+    /// Another process, without a VM.
+    fn empty(&mut self) -> VmProcess {
+        self.count += 1;
+        let name = format!("vmm-{}", self.count);
+        let events = self.scratch.file(&format!("{name}.events"));
+        let arguments = [
+            "--event-monitor".to_owned(),
+            format!("path={}", events.display()),
+        ];
+        VmProcess::start(self.scratch.path(), &name, &arguments).unwrap()
+    }
+
+    /// Migrates the guest to a process where `hypervisor` runs it.
+    fn migrate(&mut self, hypervisor: &str) {
+        let destination = self.empty();
+        let options = json!({"hypervisor": hypervisor});
+        let receiver = Receiver::start_with(&destination, free_url().unwrap(), &options);
+        send(&self.vm, receiver.url(), &json!({})).unwrap();
+        receiver.finish().unwrap();
+        wait_for_end(&mut self.vm).unwrap();
+        let figures = figures(&self.vm).unwrap();
+        println!("to {hypervisor}: {figures:?}");
+        self.vm = destination;
+        self.runs_on(hypervisor);
+    }
+
+    fn runs_on(&self, hypervisor: &str) {
+        let status = self.vm.ft_status().unwrap();
+        assert_eq!(status["hypervisor"], hypervisor, "{status}");
+        self.more_replies(10);
+    }
+
+    fn finish(mut self) {
+        assert_eq!(self.client.finish().unwrap().lost, 0);
+    }
+}
+
+fn more_replies(client: &Client, count: u64) {
+    let target = client.ledger().acknowledged + count;
+    let waited = wait_until("further replies", LIMIT, || {
+        Ok(client.ledger().acknowledged >= target || client.has_ended())
+    });
+    waited.unwrap();
+    assert!(!client.has_ended(), "the client gave up");
+}
+
+#[test]
+fn a_busy_guest_goes_from_kvm_to_kvm_to_software_and_back() {
+    let Some(mut scene) = Scene::boot("kvm-migrates") else {
+        return;
+    };
+    for hypervisor in ["kvm", "software", "kvm"] {
+        scene.migrate(hypervisor);
+    }
+    scene.finish();
+}
+
+#[test]
+fn a_migration_that_is_cancelled_or_cut_leaves_the_source_running_and_the_receiver_usable() {
+    let Some(mut scene) = Scene::boot("kvm-cut") else {
+        return;
+    };
+    let destination = scene.empty();
+    for cancelled in [true, false] {
+        let receiver = Receiver::start(&destination, free_url().unwrap());
+        let proxy = Proxy::start(receiver.url(), Order::Pass).unwrap();
+        proxy.order(Way::Forth, Order::Hold(1 << 20));
+        send(&scene.vm, &proxy.url(), &json!({})).unwrap();
+        match cancelled {
+            true => scene.vm.put("vm.cancel-migration", &Value::Null).unwrap(),
+            false => proxy.order(Way::Forth, Order::Close),
+        }
+        wait_for(&scene.vm, &["Cancelled", "Failed"]).unwrap();
+        drop(proxy);
+        receiver.finish().unwrap_err();
+        scene.runs_on("kvm");
+        assert!(!events(&scene.vm).unwrap().is_empty());
+    }
+    let receiver = Receiver::start(&destination, free_url().unwrap());
+    send(&scene.vm, receiver.url(), &json!({})).unwrap();
+    receiver.finish().unwrap();
+    wait_for_end(&mut scene.vm).unwrap();
+    scene.vm = destination;
+    scene.runs_on("kvm");
+    scene.finish();
+}
+
+#[test]
+fn a_snapshot_of_one_backend_goes_on_in_the_other() {
+    let Some(mut scene) = Scene::boot("kvm-snapshot") else {
+        return;
+    };
+    for (round, hypervisor) in ["software", "kvm"].into_iter().enumerate() {
+        let folder = scene.scratch.file(&format!("snapshot-{round}"));
+        std::fs::create_dir(&folder).unwrap();
+        let url = format!("file://{}", folder.display());
+        scene.vm.put("vm.pause", &Value::Null).unwrap();
+        let take = json!({"destination_url": url});
+        scene.vm.put("vm.snapshot", &take).unwrap();
+        scene.vm.kill().unwrap();
+        let other = scene.empty();
+        let restore = json!({"source_url": url, "resume": true, "hypervisor": hypervisor});
+        other.put("vm.restore", &restore).unwrap();
+        scene.vm = other;
+        scene.runs_on(hypervisor);
+    }
+    scene.finish();
+}
+
+#[test]
+fn checkpoints_keep_a_guest_on_kvm_alive_through_twenty_kills() {
+    let Some(scratch) = scratch_with_kvm("kvm-checkpoint").unwrap() else {
+        return;
+    };
+    let primary = start_guest_on("kvm", scratch.path(), "vmm-0", MEMORY, JOBS).unwrap();
+    let mut line = Line::connect_within(primary.serial(), LIMIT).unwrap();
+    line.receive_until("MARK begin service", LIMIT).unwrap();
+    let mut client = Client::start(line, primary.serial().to_owned()).unwrap();
+    let serial =
+        |backup: &VmProcess| Ok(json!({"serial": {"mode": "Socket", "socket": backup.serial()}}));
+    let mut pair = Pair::of(scratch.path().to_owned(), primary, Box::new(serial));
+    let mut random = Random::new(u64::from(std::process::id()));
+    for round in 0..ROUNDS {
+        // `auto` has to see that KVM cannot be replayed.
+        let protection = Protection::patient(TIMEOUT_MS);
+        pair.protect(&protection).unwrap();
+        let status = pair.primary.ft_status().unwrap();
+        assert_eq!(status["mode"], "checkpoint", "{status}");
+        assert_eq!(status["hypervisor"], "kvm", "{status}");
+        more_replies(&client, 2);
+        std::thread::sleep(Duration::from_micros(random.number() % 300_000));
+        client.follow(pair.backup.as_ref().unwrap().serial().to_owned());
+        pair.kill_primary().unwrap();
+        more_replies(&client, 2);
+        let status = pair.primary.ft_status().unwrap();
+        assert_eq!(status["divergences"], 0, "round {round}: {status}");
+        println!("round {round}: {}", status["last_failover"]);
+    }
+    assert_eq!(client.finish().unwrap().lost, 0);
+}
