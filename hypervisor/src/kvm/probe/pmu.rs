@@ -30,8 +30,8 @@ const ENABLE: libc::c_ulong = 0x2400;
 const CLOSE_ON_EXEC: libc::c_ulong = 8;
 /// Branch events: name, type, configuration.
 const EVENTS: [(&str, u32, u64); 3] = [
-    ("retired conditional branches, AMD", RAW, 0xd1),
-    ("retired conditional branches, Intel", RAW, 0x1c4),
+    ("AMD's conditional branches", RAW, 0xd1),
+    ("Intel's conditional branches", RAW, 0x1c4),
     ("branch instructions", HARDWARE, 4),
 ];
 const FEW_TURNS: u64 = 10_000;

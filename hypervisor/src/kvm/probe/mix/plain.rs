@@ -65,7 +65,7 @@ fn fxsave() -> Case {
     let code = program!("mov rdi, {data}", "mov eax, 77", "movq xmm0, rax", "fxsave64 [rdi]",
         "pxor xmm0, xmm0", "fxrstor64 [rdi]", "movq rax, xmm0", "out {done}, al";
         data = DATA, done = DONE);
-    Case::computes("fxsave, fxrstor", code, 77)
+    Case::computes("fxsave and fxrstor", code, 77)
 }
 
 /// State by XSAVE, after XCR0 is set to x87 and SSE.
@@ -74,13 +74,13 @@ pub(super) fn xsave() -> Case {
         "mov rdi, {data}", "mov eax, 78", "movq xmm0, rax", "mov eax, 3", "xsave64 [rdi]",
         "pxor xmm0, xmm0", "mov eax, 3", "xrstor64 [rdi]", "movq rax, xmm0", "out {done}, al";
         data = DATA, done = DONE);
-    Case::computes("xsetbv, xsave, xrstor", code, 78)
+    Case::computes("xsave and xrstor", code, 78)
 }
 
 fn barriers() -> Case {
     let code = program!("mfence", "lfence", "sfence", "pause", "endbr64", "mov ax, ds",
         "verw ax", "setz al", "movzx eax, al", "out {done}, al"; done = DONE);
-    Case::computes("barriers, verw", code, 1)
+    Case::computes("barriers and verw", code, 1)
 }
 
 fn flags() -> Case {
@@ -94,5 +94,5 @@ fn identify() -> Case {
     let code = program!("xor eax, eax", "xor ecx, ecx", "cpuid", "test eax, eax", "setnz r8b",
         "rdtsc", "or eax, edx", "setnz al", "and al, r8b", "movzx eax, al", "out {done}, al";
         done = DONE);
-    Case::computes("cpuid, rdtsc", code, 1)
+    Case::computes("cpuid and rdtsc", code, 1)
 }

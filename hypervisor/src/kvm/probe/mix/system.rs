@@ -25,7 +25,7 @@ fn msrs() -> Case {
     // LSTAR keeps what is written.
     let code = program!("mov ecx, 0xc0000082", "mov eax, 0x1234", "xor edx, edx", "wrmsr",
         "xor eax, eax", "rdmsr", "out {done}, al"; done = DONE);
-    Case::computes("rdmsr, wrmsr", code, 0x1234)
+    Case::computes("rdmsr and wrmsr", code, 0x1234)
 }
 
 fn swapgs() -> Case {
@@ -44,7 +44,7 @@ fn control_registers() -> Case {
         "or rbx, 8", "mov cr0, rbx", "clts", "mov rbx, cr0", "xor rax, rbx", "mov ebx, 5",
         "mov cr8, rbx", "mov rcx, cr8", "xor ebx, ebx", "mov cr8, rbx", "or rax, rcx",
         "wbinvd", "out {done}, al"; done = DONE);
-    Case::computes("control registers, wbinvd", code, 5)
+    Case::computes("control registers", code, 5)
 }
 
 fn debug_registers() -> Case {
@@ -58,7 +58,7 @@ fn tables() -> Case {
         "lidt [rdi + 16]", "mov eax, 0x10", "mov ds, eax", "mov es, eax", "mov ss, eax",
         "xor eax, eax", "lldt ax", "mov eax, 0x30", "ltr ax", "str eax", "out {done}, al";
         data = DATA, done = DONE);
-    Case::computes("lgdt, lidt, ltr, segment loads", code, 0x30)
+    Case::computes("descriptor tables", code, 0x30)
 }
 
 fn far_return() -> Case {
@@ -82,7 +82,7 @@ fn syscall() -> Case {
         "xor eax, eax", "wrmsr", "lea rcx, [rip + 2f]", "mov r11d, 0x3002", "sysretq", "hlt",
         "2:", "mov ebx, cs", "syscall", "hlt", "3:", "mov eax, cs", "shl ebx, 8",
         "or eax, ebx", "out {done}, al"; done = DONE);
-    Case::computes("syscall, sysret", code, 0x2b08)
+    Case::computes("syscall and sysret", code, 0x2b08)
 }
 
 fn software_interrupt() -> Case {
@@ -91,7 +91,7 @@ fn software_interrupt() -> Case {
         "mov word ptr [rdi + 2], 8", "mov word ptr [rdi + 4], 0x8e00", "shr rax, 16",
         "mov [rdi + 6], ax", "mov qword ptr [rdi + 8], 0", "mov eax, 37", "int 80",
         "out {done}, al", "hlt", "2:", "add eax, 5", "iretq"; gate = IDT + 80 * 16, done = DONE);
-    Case::computes("int, iretq", code, 42)
+    Case::computes("int and iretq", code, 42)
 }
 
 fn page_fault() -> Case {
