@@ -29,6 +29,8 @@ const MIB: u64 = 1 << 20;
 const DISK: u64 = 32 * MIB;
 /// What a guest writes; more than fits where there is not room for all.
 const WRITE_MIB: u64 = 12;
+/// Epochs after which the window of 16 pages has gone over what a guest writes, with some to spare.
+const WINDOW_EPOCHS: u64 = WRITE_MIB * MIB / 4096 / 16 + 20;
 /// What there is room for.
 const ROOM_MIB: u64 = 4;
 
@@ -383,8 +385,12 @@ fn a_limit_of_the_backups_files_ends_the_backup_and_nothing_else() {
 
 #[test]
 fn a_file_that_is_cut_off_is_the_guests_error_and_the_backup_has_the_good_copy() {
+    // So large that the window of pages that are checked unwritten comes round only after a while.
+    const LARGE: u64 = 256 * MIB;
     let scratch = Scratch::new("disk-cut").unwrap();
     let disk = image(&scratch.file("disk.raw"));
+    let file = std::fs::File::options().write(true).open(&disk).unwrap();
+    file.set_len(LARGE).unwrap();
     let Some(mut guest) = Guest::boot(&scratch, &disk) else {
         return;
     };
@@ -393,8 +399,15 @@ fn a_file_that_is_cut_off_is_the_guests_error_and_the_backup_has_the_good_copy()
     let mirror = scratch.file("backup.raw");
     let backup = guest.protect(&scratch, "backup", &mirror);
     guest.wait_until_verified();
+    // The window goes over what is cut off below before that is.
+    while guest.process.ft_status().unwrap()["epoch"]
+        .as_u64()
+        .unwrap()
+        <= WINDOW_EPOCHS
+    {
+        guest.succeeds("head -c 4000000 /dev/zero | sha256sum > /dev/null");
+    }
     // One sector of a page is left, so that a write of it still succeeds.
-    let file = std::fs::File::options().write(true).open(&disk).unwrap();
     file.set_len(MIB + 512).unwrap();
     guest.succeeds("echo 3 > /proc/sys/vm/drop_caches");
     failed(&guest.run("dd if=/dev/vda of=/dev/null bs=64k"));
@@ -411,7 +424,7 @@ fn a_file_that_is_cut_off_is_the_guests_error_and_the_backup_has_the_good_copy()
     guest.move_to(backup);
     assert_eq!(guest.succeeds("echo alive"), "alive");
     guest.succeeds(&format!("{discard}; sync"));
-    let mut expected = vec![0; DISK as usize];
+    let mut expected = vec![0; LARGE as usize];
     expected[..(WRITE_MIB * MIB) as usize].fill(b'a');
     expected[MIB as usize..][..512].fill(0);
     let kept = std::fs::read(&mirror).unwrap() == expected;
