@@ -8,9 +8,9 @@
 use crate::status::Throttle;
 use crate::time::{HostTime, NS_PER_MS};
 
-/// Age of the oldest entry that is not replayed at which the guest rests a little. What a backup has
-/// fallen behind is added to a failover, which may take 200 ms, so this is well below; it is above
-/// what a busy host takes from a backup now and then, which the backup makes up for by itself.
+/// Age of the oldest entry that is not replayed at which the guest rests a little. What a backup
+/// has fallen behind is added to a failover, which may take 200 ms, so this is well below; it is
+/// above what a busy host takes from a backup now and then, for which the backup makes up itself.
 const LITTLE_NS: u64 = 60 * NS_PER_MS;
 /// Age at which it rests noticeably.
 const MUCH_NS: u64 = 90 * NS_PER_MS;

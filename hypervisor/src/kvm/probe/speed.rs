@@ -40,7 +40,11 @@ pub(super) fn turns(host: &Host, ring: Ring) -> Result<Answer, ProbeError> {
         let begun = Instant::now();
         // SAFETY: counts its register down to zero, and changes nothing else but flags.
         unsafe {
-            core::arch::asm!("2:", "dec {0}", "jnz 2b", inout(reg) turns => _, options(nomem, nostack));
+            core::arch::asm!(
+                "2:", "dec {0}", "jnz 2b",
+                inout(reg) turns => _,
+                options(nomem, nostack),
+            );
         }
         Ok(begun.elapsed())
     })?;

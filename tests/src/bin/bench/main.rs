@@ -75,7 +75,7 @@ enum Name {
     /// A protected guest under mixed load for a long time. Takes root.
     Soak {
         /// How long.
-        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..10_000))]
         minutes: u64,
     },
     /// The deterministic simulation of the protocol.
