@@ -230,6 +230,9 @@ impl Backup {
                 base.position, self.received
             ));
         }
+        if self.follows_deltas() {
+            self.decoder = Some(EntryCoder::new(base.at, base.point));
+        }
         let pages = std::mem::take(&mut self.staged_pages);
         self.staged_delta = DeltaStage::default();
         self.staged_bytes = 0;

@@ -49,7 +49,7 @@ use work_queue::WorkQueue;
 /// Timeout before the handshake has set one.
 const GREETING_TIMEOUT_MS: u64 = 10_000;
 /// Longest time that an acknowledgement waits when nothing depends on it.
-const ACK_NS: u64 = 8 * NS_PER_MS;
+const ACK_NS: u64 = 4 * NS_PER_MS;
 
 /// Bytes that may wait for the machine before no more are read.
 const MAX_QUEUED_BYTES: usize = 32 << 20;

@@ -266,13 +266,21 @@ impl Protection {
         point: SyncPoint,
         now: HostTime,
     ) -> Option<LogPosition> {
+        self.rebase_log(at, point);
         let log = self.log.as_mut()?;
-        log.coder = EntryCoder::new(at, point);
         log.position = log.position.plus(1);
-        (log.last_at, log.last_flush) = (at, now);
+        log.last_flush = now;
         log.unreceived.push_back((log.position, now));
         log.unreplayed.push_back((log.position, now));
         Some(log.position)
+    }
+
+    /// The backup's machine is set to this time, without a log up to there: later entries count from
+    /// it, on both sides.
+    pub(super) fn rebase_log(&mut self, at: LogicalTime, point: SyncPoint) {
+        if let Some(log) = &mut self.log {
+            (log.coder, log.last_at) = (EntryCoder::new(at, point), at);
+        }
     }
 
     /// Takes an acknowledgement.

@@ -147,12 +147,13 @@ impl Primary {
             ledger: self.recorder.ledger(),
             held: self.gate.waiting().cloned().collect(),
         };
-        let outputs = base.ledger.count;
+        let (outputs, at, point) = (base.ledger.count, base.at, base.point);
         protection
             .link
             .send(&Message::RepairState(Box::new(base)), generation, now);
         if let Some(sender) = protection.deltas_mut() {
             sender.restart(machine.sections(), outputs, position);
+            protection.rebase_log(at, point);
             self.gate.seal(outputs, position);
         }
         protection.unverified.clear();

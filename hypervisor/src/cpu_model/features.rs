@@ -113,7 +113,7 @@ const NOT_COMPARED: [Register; 5] = [
 ];
 
 /// Names of the features that `wanted` has and `supported` lacks. Both are tables of CPUID; in
-/// [`super::table`]'s form or as a host tells what it supports.
+/// [`super::table()`]'s form or as a host tells what it supports.
 pub fn missing(wanted: &[CpuidLeaf], supported: &[CpuidLeaf]) -> Vec<String> {
     let mut names = Vec::new();
     for (leaf, subleaf, register, bits) in NEEDED {

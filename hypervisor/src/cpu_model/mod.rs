@@ -6,7 +6,7 @@
 //! not measure it. RDRAND and RDSEED are not offered: they could not be replayed.
 //!
 //! One thing is chosen for each machine, the counter's frequency: a processor that cannot scale
-//! its counter has just one. Backends that run the guest on a real processor set [`table`] as it
+//! its counter has just one. Backends that run the guest on a real processor set [`table()`] as it
 //! is, after [`missing`] has found nothing.
 
 mod features;

@@ -17,7 +17,7 @@ const ALLOWED_CLOCK_MS: i64 = 6;
 /// What each failover may add: a backup knows its primary's clock to within the replay's lag.
 const ALLOWED_FAILOVER_CLOCK_MS: i64 = 12;
 /// How far a backup may be behind at the end: a little more than makes the primary rest noticeably.
-const ALLOWED_LAG_MS: f64 = 70.0;
+const ALLOWED_LAG_MS: f64 = 100.0;
 
 /// How long a repair may take: some times the way there and back.
 const MOST_REPAIR: u64 = 60 * MS;
