@@ -29,8 +29,7 @@ const MIB: u64 = 1 << 20;
 const DISK: u64 = 32 * MIB;
 /// What a guest writes; more than fits where there is not room for all.
 const WRITE_MIB: u64 = 12;
-/// Epochs after which the window of 16 pages has gone over what a guest writes, with some to spare.
-const WINDOW_EPOCHS: u64 = WRITE_MIB * MIB / 4096 / 16 + 20;
+const PAGE: u64 = 4096;
 /// What there is room for.
 const ROOM_MIB: u64 = 4;
 
@@ -385,37 +384,40 @@ fn a_limit_of_the_backups_files_ends_the_backup_and_nothing_else() {
 
 #[test]
 fn a_file_that_is_cut_off_is_the_guests_error_and_the_backup_has_the_good_copy() {
-    // So large that the window of pages that are checked unwritten comes round only after a while.
+    // So large that the window of pages that are checked unwritten, which begins at the front,
+    // takes thousands of epochs to the end.
     const LARGE: u64 = 256 * MIB;
+    const WRITTEN: u64 = MIB;
+    // One sector of a page is left, so that a write of it still succeeds.
+    const CUT: u64 = LARGE - 4 * PAGE;
     let scratch = Scratch::new("disk-cut").unwrap();
     let disk = image(&scratch.file("disk.raw"));
-    let file = std::fs::File::options().write(true).open(&disk).unwrap();
-    file.set_len(LARGE).unwrap();
+    let cut = |path: &Path, len: u64| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_len(len).unwrap();
+    };
+    cut(&disk, LARGE);
     let Some(mut guest) = Guest::boot(&scratch, &disk) else {
         return;
     };
-    let (status, last) = guest.fill('a');
-    assert_eq!(status, "0", "{last}");
+    let seek = (LARGE - WRITTEN) / PAGE;
+    let letters = format!("tr '\\0' a < /dev/zero | head -c {WRITTEN}");
+    guest.succeeds(&format!(
+        "{letters} | dd of=/dev/vda bs={PAGE} seek={seek} conv=fsync"
+    ));
     let mirror = scratch.file("backup.raw");
     let backup = guest.protect(&scratch, "backup", &mirror);
     guest.wait_until_verified();
-    // The window goes over what is cut off below before that is.
-    while guest.process.ft_status().unwrap()["epoch"]
-        .as_u64()
-        .unwrap()
-        <= WINDOW_EPOCHS
-    {
-        guest.succeeds("head -c 4000000 /dev/zero | sha256sum > /dev/null");
-    }
-    // One sector of a page is left, so that a write of it still succeeds.
-    file.set_len(MIB + 512).unwrap();
+    cut(&disk, CUT + 512);
     guest.succeeds("echo 3 > /proc/sys/vm/drop_caches");
-    failed(&guest.run("dd if=/dev/vda of=/dev/null bs=64k"));
+    failed(&guest.run(&format!(
+        "dd if=/dev/vda of=/dev/null bs={PAGE} skip={seek}"
+    )));
     assert_eq!(guest.succeeds("echo alive"), "alive");
     guest.wait_until_verified();
     // The page is written, so it is compared, and there are only zeroes to compare it by: the
     // backup, which has all of it, takes over.
-    let discard = format!("blkdiscard -o {MIB} -l 512 /dev/vda");
+    let discard = format!("blkdiscard -o {CUT} -l 512 /dev/vda");
     guest.shell.send(&discard).unwrap();
     let waited = wait_until("the backup to take over", LIMIT, || {
         Ok(backup.ft_status()?["live"] == true)
@@ -425,13 +427,12 @@ fn a_file_that_is_cut_off_is_the_guests_error_and_the_backup_has_the_good_copy()
     assert_eq!(guest.succeeds("echo alive"), "alive");
     guest.succeeds(&format!("{discard}; sync"));
     let mut expected = vec![0; LARGE as usize];
-    expected[..(WRITE_MIB * MIB) as usize].fill(b'a');
-    expected[MIB as usize..][..512].fill(0);
+    expected[(LARGE - WRITTEN) as usize..].fill(b'a');
+    expected[CUT as usize..][..512].fill(0);
     let kept = std::fs::read(&mirror).unwrap() == expected;
     assert!(kept, "the backup's copy is no more what it was");
     // What cannot be read is not cloned either.
-    let file = std::fs::File::options().write(true).open(&mirror).unwrap();
-    file.set_len(MIB).unwrap();
+    cut(&mirror, CUT);
     guest.succeeds(&discard);
     let other = scratch.file("other.raw");
     let refusal = guest.try_protect(&scratch, "other", &other);
