@@ -275,8 +275,8 @@ impl Protection {
         Some(log.position)
     }
 
-    /// The backup's machine is set to this time, without a log up to there: later entries count from
-    /// it, on both sides.
+    /// The backup's machine is set to this time, without a log up to there: later entries count
+    /// from it, on both sides.
     pub(super) fn rebase_log(&mut self, at: LogicalTime, point: SyncPoint) {
         if let Some(log) = &mut self.log {
             (log.coder, log.last_at) = (EntryCoder::new(at, point), at);
