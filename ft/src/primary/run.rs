@@ -144,9 +144,7 @@ impl Primary {
         let (position, _) = self.log_entries(&[ended.entry(self.sink.is_some())]);
         if let Some(protection) = self.protection.as_deref_mut() {
             protection.unverified.push_back((position, ended));
-            let urgent = protection.parameters.release == ReleasePolicy::Verified
-                || matches!(protection.phase, Phase::Draining);
-            protection.flush(machine.now(), urgent, self.generation, now);
+            protection.flush(machine.now(), true, self.generation, now);
         }
     }
 
