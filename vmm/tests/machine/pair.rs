@@ -205,8 +205,14 @@ impl Pair {
         (1000..).map(PageNumber).find(unused).unwrap()
     }
 
-    /// Lets the backup catch up, and compares all of the state.
+    /// Goes on to the end of an epoch, up to which the log is sent at once, lets the backup catch
+    /// up, and compares all of the state.
     pub fn assert_equal(&mut self) {
+        self.run_until("the end of an epoch", |pair| {
+            let ends = pair.primary.machine.epochs();
+            let last = ends.last().map(|end| end.at);
+            last == Some(pair.primary.machine.now())
+        });
         for _ in 0..MOST_ROUNDS {
             if self.backup.machine.now() == self.primary.machine.now() {
                 break;
