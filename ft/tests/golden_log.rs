@@ -215,7 +215,7 @@ fn the_log_of_version_1_is_read_as_it_always_was() {
 }
 
 #[test]
-#[ignore = "writes the golden file of a new format version"]
+#[ignore = "writes the golden file of a new format: cargo test -p ft write_golden -- --ignored"]
 fn write_golden_file() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/log-v1.bin");
     std::fs::write(path, written()).unwrap();

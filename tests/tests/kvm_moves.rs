@@ -170,7 +170,7 @@ fn a_snapshot_of_one_backend_goes_on_in_the_other() {
 }
 
 #[test]
-#[ignore = "not seen to pass: in the bench the first protection does not come about in minutes"]
+#[ignore = "not seen to pass yet, so it is run apart from the others, by `scripts/test kvm`"]
 fn checkpoints_keep_a_guest_on_kvm_alive_through_twenty_kills() {
     let Some(scratch) = scratch_with_kvm("kvm-checkpoint").unwrap() else {
         return;

@@ -352,7 +352,7 @@ fn reads_that_end_early_and_files_that_are_too_short_fail_alike() {
 
 /// Not a test: prints how long requests take, by a ring and by threads.
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: cargo test --release -p vmm measure_the -- --ignored --nocapture"]
 fn measure_the_latency_of_requests() {
     const SIZE: u64 = 64 << 20;
     by_ring_and_by_threads(SIZE, |image| {
