@@ -67,7 +67,11 @@ impl Delta {
     /// About how much memory it takes.
     pub(super) fn weight(&self) -> usize {
         let sections = self.sections.iter().map(|section| section.bytes.len());
-        self.pages.len() * PAGE_SIZE + weight_of(&self.outputs) + sections.sum::<usize>()
+        let held = |(_, page): &&(PageNumber, StagedPage)| {
+            matches!(page, StagedPage::Difference(_) | StagedPage::Whole(_))
+        };
+        let held = self.pages.iter().filter(held).count() * PAGE_SIZE;
+        held + size_of_val(&self.pages[..]) + weight_of(&self.outputs) + sections.sum::<usize>()
     }
 }
 
