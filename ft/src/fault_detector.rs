@@ -2,7 +2,8 @@
 //!
 //! Silence is measured by this side's own loop. A loop that was itself stopped (SIGSTOP, a stalled
 //! host) cannot blame the peer for what it did not listen to, so after such a gap the measure
-//! starts anew; what the gap means for this side's right to act is the lease's affair
+//! starts anew, and so it does behind a time in which this side had no room for what the peer says;
+//! what the gap means for this side's right to act is the lease's affair
 //! ([`crate::output::Lease`]).
 
 use crate::time::{HostTime, NS_PER_MS};
@@ -35,6 +36,11 @@ impl FaultDetector {
     /// Bytes came from the peer.
     pub fn heard(&mut self, now: HostTime) {
         self.last_heard = self.last_heard.max(now);
+    }
+
+    /// This side has not listened up to `now`.
+    pub fn excuse(&mut self, now: HostTime) {
+        self.heard(now);
     }
 
     /// The loop of this side has come round. The length of its own stop, if it was one.

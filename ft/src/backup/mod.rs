@@ -344,6 +344,9 @@ impl Backup {
             return Next::Run;
         }
         let more = self.work(machine, slice_ns, now);
+        if more && !self.wants_bytes() {
+            self.detector.excuse(now);
+        }
         self.acknowledge(now);
         self.beat(now);
         self.link.traffic_mut().update_rates(now);

@@ -228,6 +228,34 @@ fn a_clone_that_comes_faster_than_it_is_set_waits_on_the_connection() {
 }
 
 #[test]
+fn a_backup_without_room_to_listen_does_not_blame_the_primary_for_silence() {
+    let mut victim = Victim::cloning();
+    let digest = |page| PageDigest { page, digest: 0 };
+    let all: Vec<_> = (0..ALL_PAGES).map(PageNumber).map(digest).collect();
+    let timeout_ms = Parameters::default().timeout_ms;
+    while victim.backup.wants_bytes() {
+        victim.tell(&Message::Compare(all.clone()));
+    }
+    (0..40).for_each(|_| victim.tell(&Message::Compare(all.clone())));
+    let mut rounds = 0;
+    while !victim.backup.wants_bytes() {
+        // Less than what counts as a loop that was stopped.
+        victim.wait_ms(timeout_ms * 2 / 5);
+        victim.drive();
+        rounds += 1;
+        let told = victim.complaint();
+        assert!(victim.backup.end().is_none(), "{rounds}: {told}");
+    }
+    assert!(rounds > 4, "there was room after {rounds} rounds");
+    for _ in 0..4 {
+        victim.wait_ms(timeout_ms * 2 / 5);
+        victim.drive();
+        victim.complaint();
+    }
+    assert!(victim.backup.end().is_some(), "it listens in vain");
+}
+
+#[test]
 fn a_page_to_be_compared_that_does_not_exist_is_refused() {
     let mut victim = Victim::cloning();
     let digest = PageDigest {
