@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 const CLIENT_LIMIT: Duration = Duration::from_secs(35);
 /// How long a peer may be silent: the hosts are one machine here, which may be busy, and only the
 /// faults are to end a protection.
-const TIMEOUT_MS: u64 = 1000;
+const TIMEOUT_MS: u64 = 2000;
 
 struct Scene {
     pair: Pair,
