@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
 
+mod deltas;
 mod divergence;
 mod faulty;
 mod guest;

@@ -5,6 +5,7 @@ use ft::divergence::DivergenceReport;
 use ft::fence::NoFence;
 use ft::inbox::Inbox;
 use ft::machine::{Machine, ZERO_PAGE};
+use ft::mode::Mode;
 use ft::parameters::Parameters;
 use ft::record::Pace;
 use ft::replica::Replica;
@@ -49,7 +50,7 @@ impl Side {
 pub struct Pair {
     /// Executes.
     pub primary: Side,
-    /// Replays.
+    /// Follows.
     pub backup: Side,
     /// Everything that the primary has reported.
     pub events: Vec<FtEvent>,
@@ -59,6 +60,11 @@ pub struct Pair {
 impl Pair {
     /// A guest that goes on from `snapshot`, protected.
     pub fn new(snapshot: &Snapshot) -> Self {
+        Self::in_mode(Mode::Replay, snapshot)
+    }
+
+    /// The same in one mode or the other.
+    pub fn in_mode(mode: Mode, snapshot: &Snapshot) -> Self {
         let now = HostTime(0);
         let machine = Faulty::new(snapshot.machine());
         let replica = Replica::primary("one".into(), Pace::default(), &machine, now);
@@ -74,7 +80,10 @@ impl Pair {
         let Side {
             replica, machine, ..
         } = &mut pair.primary;
-        let parameters = Parameters::default();
+        let parameters = Parameters {
+            mode,
+            ..Parameters::default()
+        };
         let begun = replica.protect(machine, parameters, Box::new(NoFence), Vec::new(), now);
         begun.unwrap();
         pair.run_until("protection", |pair| {
