@@ -126,8 +126,8 @@ impl LagControl {
         self.last_go = None;
     }
 
-    /// The connection has taken so many bytes of deltas, and so many wait for it. As long as it
-    /// takes some, a guest that is kept waits for a slow connection, and not in vain.
+    /// The connection has taken so many bytes, and so many wait for it. As long as it takes some, a
+    /// guest that is kept waits for a slow connection, and not in vain.
     pub(super) fn note_carried(&mut self, carried: u64, unsent: usize, now: HostTime) {
         let moves = carried > self.carried && unsent > BACKLOG;
         self.carried = carried;

@@ -374,26 +374,58 @@ fn a_machine_whose_sections_exceed_a_message_is_cloned_and_repaired() {
     assert_eq!(cloning.copy.ballast, cloning.machine.ballast);
 }
 
+/// A pair that has its clone, over a connection that takes half a mebibyte a second.
+fn slow_pair(mode: Mode) -> Cloning {
+    let machine = Wide::new(3_000, |page| mix(page + 1));
+    let mut pair = Cloning::begin_in(mode, machine, Wide::new(3_000, |_| 0), 600);
+    pair.complete();
+    pair.per_slice = 128;
+    pair
+}
+
+impl Cloning {
+    /// A slice's time passes on both sides of a pair; what the primary tells, but that it rests.
+    fn follow(&mut self) -> Vec<FtEvent> {
+        let mut events = self.pass();
+        let (now, mut inbox) = (self.now, Inbox::new(1));
+        self.backup.drive(&mut self.copy, &mut inbox, now);
+        events.retain(|event| !matches!(event, FtEvent::Throttled { .. }));
+        events
+    }
+}
+
 #[test]
 fn a_delta_that_takes_long_to_send_is_waited_for_as_long_as_it_moves() {
-    // Twelve mebibytes that cannot be packed, at half of one a second.
-    let machine = Wide::new(3_000, |page| mix(page + 1));
-    let copy = Wide::new(3_000, |_| 0);
-    let mut following = Cloning::begin_in(Mode::Checkpoint, machine, copy, 600);
-    following.complete();
-    following.per_slice = 128;
-    let end = following.now.plus_ms(60_000);
-    while following.now < end {
-        for event in following.pass() {
-            let rests = matches!(event, FtEvent::Throttled { .. });
-            assert!(rests, "{event:?} at {}", following.now);
-        }
-        let (now, mut inbox) = (following.now, Inbox::new(1));
-        following.backup.drive(&mut following.copy, &mut inbox, now);
+    // Twelve mebibytes that cannot be packed.
+    let mut pair = slow_pair(Mode::Checkpoint);
+    let end = pair.now.plus_ms(60_000);
+    while pair.now < end {
+        let events = pair.follow();
+        assert!(events.is_empty(), "{events:?} at {}", pair.now);
     }
-    let (primary, machine) = (&following.primary, &following.machine);
-    let status = primary.status(Some(machine), following.now).unwrap();
+    let status = pair.primary.status(Some(&pair.machine), pair.now).unwrap();
     assert_eq!(status.state, "protected", "{status:?}");
     assert!(status.positions.epochs_verified >= 2, "{status:?}");
     assert!(status.throttled.total_ms > 40_000, "{status:?}");
+}
+
+#[test]
+fn a_repair_that_takes_long_to_send_is_waited_for_as_long_as_it_moves() {
+    let mut pair = slow_pair(Mode::Replay);
+    pair.copy.words[..3_000]
+        .iter_mut()
+        .for_each(|word| *word ^= 1 << 20);
+    let end = pair.now.plus_ms(60_000);
+    let mut told = Vec::new();
+    while pair.now < end && !matches!(told.last(), Some(FtEvent::Repaired { .. })) {
+        told.extend(pair.follow());
+    }
+    let found = matches!(
+        told[..],
+        [
+            FtEvent::Diverged { .. },
+            FtEvent::Repaired { pages: 2_000.., .. }
+        ]
+    );
+    assert!(found, "{:?} at {}", told.last(), pair.now);
 }
