@@ -84,7 +84,7 @@ pub fn time_jobs(process: &VmProcess, line: &mut Line) -> Result<Work, HarnessEr
 pub fn time_shell(process: &VmProcess, line: &mut Line) -> Result<Work, HarnessError> {
     // The quotes keep the terminal's echo of a command from looking like a mark.
     let commands = [
-        "echo MA''RK begin sha256; head -c 8388608 /dev/zero | sha256sum; echo MA''RK end sha256",
+        "echo MA''RK begin sha256; head -c 2097152 /dev/zero | sha256sum; echo MA''RK end sha256",
         "echo MA''RK begin loop; i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; \
          echo MA''RK end loop",
     ];

@@ -5,19 +5,22 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::HarnessError;
 use tests::command::Scratch;
-use tests::measure::{
-    Work, boot_shell, clone_pause_ms, failover_ms, log_rate, median, median_of, time_shell,
-};
+use tests::cores::Carousel;
+use tests::measure::{Work, boot_shell, clone_pause_ms, failover_ms, log_rate, median, time_shell};
 use tests::process::{VmProcess, guest_arguments};
 use tests::service::Line;
 
 use crate::processor::{Life, life};
 use crate::{LIFE_TIMEOUT, ratio, step};
 
+/// Turns of a round. A host's cores change speed under their neighbours from one second to the next,
+/// so each state works for a moment, many times, and its processors go from core to core.
+const TURNS: u32 = 6;
+
 /// One figure of a run.
 type Figure = fn(&Work) -> f64;
 
-/// The same work, once a round in each state.
+/// The same work, once a turn in each state.
 #[derive(Default)]
 struct Works {
     alone: Vec<Work>,
@@ -27,32 +30,26 @@ struct Works {
 }
 
 impl Works {
-    /// Adds times, and speeds as ratios: each of two runs in one round, then the median over the
-    /// rounds. `speed_protected_to_side_by_side` leaves out what any two busy guests on this host
-    /// cost each other; with a backup on a like host of its own there is no such cost.
+    /// Adds mean times, and speeds as ratios of the time of all turns together.
+    /// `speed_protected_to_side_by_side` leaves out what any two busy guests on this host cost each
+    /// other; with a backup on a like host of its own there is no such cost.
     fn report(&self, figures: &mut Value) {
         let names: [(&str, Figure); 2] =
             [("sha256", |run| run.sha256_s), ("loop", |run| run.loop_s)];
         for (name, figure) in names {
-            let states = [
-                ("unprotected", &self.alone),
+            let mean = |runs: &[Work]| ratio(runs.iter().map(figure).sum(), runs.len() as f64);
+            let [alone, beside] = [mean(&self.alone), mean(&self.side_by_side)];
+            figures[format!("{name}_s_unprotected")] = json!(alone);
+            for (state, runs) in [
                 ("recording", &self.recording),
                 ("side_by_side", &self.side_by_side),
                 ("protected", &self.protected),
-            ];
-            for (state, runs) in states {
-                figures[format!("{name}_s_{state}")] = json!(median_of(runs, figure));
-            }
-            let speed = |base: &[Work], runs: &[Work]| {
-                let pairs = base.iter().zip(runs);
-                let speeds = pairs.map(|(base, run)| ratio(figure(base), figure(run)));
-                json!(median(&speeds.collect::<Vec<_>>()))
-            };
-            for (state, runs) in &states[1..] {
-                figures[format!("{name}_speed_{state}")] = speed(&self.alone, runs);
+            ] {
+                figures[format!("{name}_s_{state}")] = json!(mean(runs));
+                figures[format!("{name}_speed_{state}")] = json!(ratio(alone, mean(runs)));
             }
             figures[format!("{name}_speed_protected_to_side_by_side")] =
-                speed(&self.side_by_side, &self.protected);
+                json!(ratio(beside, mean(&self.protected)));
         }
     }
 }
@@ -93,6 +90,17 @@ fn side_by_side(
     })
 }
 
+/// Does something while the processors of some processes go from core to core.
+fn on_all_cores<T>(
+    pids: &[u32],
+    work: impl FnOnce() -> Result<T, HarnessError>,
+) -> Result<T, HarnessError> {
+    let carousel = Carousel::start(pids)?;
+    let given = work();
+    carousel.stop()?;
+    given
+}
+
 fn sub_scratch(scratch: &Scratch, name: &str) -> Result<std::path::PathBuf, HarnessError> {
     let path = scratch.file(name);
     std::fs::create_dir_all(&path).map_err(HarnessError::host("make a folder"))?;
@@ -108,29 +116,45 @@ pub fn ft(scratch: &Scratch, rounds: u32, idle_s: u64) -> Result<Value, HarnessE
     let (mut busy, mut pauses, mut killed) = (Vec::new(), Vec::new(), Vec::new());
     step("boot the guests");
     let (mut pair, mut line) = boot_shell(&sub_scratch(scratch, "pair")?, "256M")?;
-    let (other, mut other_line) = boot_shell(&sub_scratch(scratch, "other")?, "256M")?;
+    let (first, mut first_line) = boot_shell(&sub_scratch(scratch, "first")?, "256M")?;
+    let (second, mut second_line) = boot_shell(&sub_scratch(scratch, "second")?, "256M")?;
     let (recorder, mut recorder_line) = recording(scratch)?;
     for round in 1..=rounds {
-        step(&format!("round {round} of {rounds}: alone, recording"));
-        works.alone.push(time_shell(&pair.primary, &mut line)?);
-        works
-            .recording
-            .push(time_shell(&recorder, &mut recorder_line)?);
         step(&format!(
-            "round {round} of {rounds}: side by side, protected, SIGKILL"
+            "round {round} of {rounds}: works in turns; SIGKILL"
         ));
-        works.side_by_side.push(side_by_side(
-            (&pair.primary, &mut line),
-            (&other.primary, &mut other_line),
-        )?);
         pauses.push(clone_pause_ms(&mut pair)?);
-        let (rate, work) = log_rate(&pair, || time_shell(&pair.primary, &mut line))?;
-        busy.push(rate);
-        works.protected.push(work);
+        let backup = pair.backup.as_ref().map_or(0, VmProcess::pid);
+        let both = [pair.primary.pid(), backup];
+        for _ in 0..TURNS {
+            let alone = [first.primary.pid()];
+            works.alone.push(on_all_cores(&alone, || {
+                time_shell(&first.primary, &mut first_line)
+            })?);
+            let (rate, work) = on_all_cores(&both, || {
+                log_rate(&pair, || time_shell(&pair.primary, &mut line))
+            })?;
+            busy.push(rate);
+            works.protected.push(work);
+            works.recording.push(on_all_cores(&[recorder.pid()], || {
+                time_shell(&recorder, &mut recorder_line)
+            })?);
+            let two = [first.primary.pid(), second.primary.pid()];
+            works.side_by_side.push(on_all_cores(&two, || {
+                side_by_side(
+                    (&first.primary, &mut first_line),
+                    (&second.primary, &mut second_line),
+                )
+            })?);
+        }
+        let status = pair.primary.ft_status()?;
+        if status["divergences"] != 0 {
+            return Err(HarnessError::Broken(format!("a divergence: {status}")));
+        }
         killed.push(failover_ms(&mut pair, "KILL")?);
         line = Line::connect_within(pair.primary.serial(), LIFE_TIMEOUT)?;
     }
-    drop((other, recorder));
+    drop((first, second, recorder));
     step("idle log rate; SIGSTOP");
     pauses.push(clone_pause_ms(&mut pair)?);
     let idle = || {
