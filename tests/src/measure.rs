@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::HarnessError;
@@ -48,6 +50,18 @@ pub fn median(values: &[f64]) -> f64 {
 /// Median of one figure of several runs.
 pub fn median_of(runs: &[Work], figure: fn(&Work) -> f64) -> f64 {
     median(&runs.iter().map(figure).collect::<Vec<_>>())
+}
+
+/// Processor seconds that a process has taken, with what the kernel did for it.
+///
+/// # Errors
+/// When the process is not there.
+pub fn cpu_s(process: &VmProcess) -> Result<f64, HarnessError> {
+    let refused = |error: nix::Error| HarnessError::host("read a process's clock")(error.into());
+    let pid = Pid::from_raw(process.pid().cast_signed());
+    let clock = clock_getcpuclockid(pid).map_err(refused)?;
+    let taken = clock.now().map_err(refused)?;
+    Ok(Duration::from(taken).as_secs_f64())
 }
 
 /// Time and instructions between two marks.
