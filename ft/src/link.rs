@@ -170,6 +170,8 @@ pub struct Link {
     wire: Vec<u8>,
     /// Bytes of `wire` that were taken.
     taken: usize,
+    /// All that was ever taken.
+    carried: u64,
     inbound: VecDeque<(Generation, Message)>,
     last_sent: HostTime,
     closed: bool,
@@ -186,6 +188,7 @@ impl Link {
             decoder: FrameDecoder::default(),
             wire: Vec::new(),
             taken: 0,
+            carried: 0,
             inbound: VecDeque::new(),
             last_sent: now,
             closed: false,
@@ -277,6 +280,7 @@ impl Link {
         if self.unsent() == 0 {
             return None;
         }
+        self.carried += self.unsent().min(max) as u64;
         if self.unsent() <= max {
             let bytes = std::mem::take(&mut self.wire).split_off(self.taken);
             self.taken = 0;
@@ -296,6 +300,12 @@ impl Link {
     #[must_use]
     pub fn unsent(&self) -> usize {
         self.wire.len() - self.taken
+    }
+
+    /// Bytes that were taken so far.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.carried
     }
 
     /// When something was last sent.

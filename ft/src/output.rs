@@ -46,16 +46,27 @@ pub struct OutputLedger {
 impl OutputLedger {
     /// Counts an output and gives it its number; the first is number one.
     pub fn admit(&mut self, output: Output) -> NumberedOutput {
+        let number = self.note(&output);
+        NumberedOutput { number, output }
+    }
+
+    /// The ledger behind these outputs; none if the first is not the next, or one is missing.
+    #[must_use]
+    pub fn behind(mut self, outputs: &[NumberedOutput]) -> Option<Self> {
+        let mut outputs = outputs.iter();
+        let follow = outputs.all(|next| self.note(&next.output) == next.number);
+        follow.then_some(self)
+    }
+
+    /// Counts an output; its number.
+    fn note(&mut self, output: &Output) -> u64 {
         let mut hash = Xxh3::new();
         hash.update(&self.chain.to_le_bytes());
         hash.update(&output.device.0.to_le_bytes());
         hash.update(&output.payload);
         self.chain = hash.digest();
         self.count += 1;
-        NumberedOutput {
-            number: self.count,
-            output,
-        }
+        self.count
     }
 
     /// One number that stands for the ledger.
@@ -314,6 +325,19 @@ mod tests {
 
     fn numbers(released: &[NumberedOutput]) -> Vec<u64> {
         released.iter().map(|numbered| numbered.number).collect()
+    }
+
+    #[test]
+    fn a_ledger_follows_outputs_of_which_none_is_missing_or_another() {
+        let before = OutputLedger::default();
+        let mut after = before;
+        let outputs: Vec<_> = (1..=3).map(|byte| after.admit(output(byte))).collect();
+        assert_eq!(before.behind(&outputs), Some(after));
+        assert_eq!(before.behind(&outputs[1..]), None);
+        assert_ne!(before.behind(&outputs[..2]), Some(after));
+        let mut other = outputs;
+        other[1].output.payload[0] ^= 1;
+        assert_ne!(before.behind(&other), Some(after));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::HarnessError;
-use crate::process::{VmProcess, wait_until};
+use crate::process::wait_until;
 use crate::proxy::{Order, Proxy, Way};
 use crate::random::Random;
 use crate::scenario::{Pair, Protection};
@@ -108,7 +108,8 @@ impl Pair {
             }
             Fault::StopPrimary => {
                 self.primary.signal("STOP")?;
-                wait_for_live(self.other()?)?;
+                self.other()?
+                    .wait_for("live", &json!(true), SETTLES_WITHIN)?;
                 self.primary.signal("CONT")?;
             }
             Fault::StopBackup => {
@@ -183,11 +184,6 @@ impl Pair {
         Ok(Settled { promoted, loser })
     }
 
-    fn other(&self) -> Result<&VmProcess, HarnessError> {
-        let backup = self.backup.as_ref();
-        backup.ok_or_else(|| broken("there is no backup".to_owned()))
-    }
-
     fn lose_backup(&mut self) -> Result<(), HarnessError> {
         self.other()?;
         match self.backup.take() {
@@ -210,10 +206,4 @@ impl Pair {
         });
         waited.map_err(|error| broken(format!("{error}: {status}")))
     }
-}
-
-fn wait_for_live(process: &VmProcess) -> Result<(), HarnessError> {
-    wait_until("a live backup", SETTLES_WITHIN, || {
-        Ok(process.ft_status()?["live"] == true)
-    })
 }

@@ -18,6 +18,7 @@ pub mod random;
 pub mod scenario;
 pub mod servers;
 pub mod service;
+pub mod shell;
 
 #[path = "../guests/guest/chain.rs"]
 #[allow(

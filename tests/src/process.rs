@@ -156,6 +156,27 @@ impl VmProcess {
         self.get("vm.ft-status")
     }
 
+    /// Waits until a member of the protection status has this value; the whole status then.
+    ///
+    /// # Errors
+    /// When it has not within `limit`.
+    pub fn wait_for(
+        &self,
+        member: &str,
+        value: &Value,
+        limit: Duration,
+    ) -> Result<Value, HarnessError> {
+        let mut last = Value::Null;
+        let waited = wait_until(&format!("{member} {value}"), limit, || {
+            last = self.ft_status()?;
+            Ok(last[member] == *value)
+        });
+        match waited {
+            Ok(()) => Ok(last),
+            Err(error) => Err(HarnessError::Broken(format!("{error}: {last}"))),
+        }
+    }
+
     /// Its name in the folder.
     pub fn name(&self) -> &str {
         &self.name

@@ -12,8 +12,8 @@ use crate::process::wait_until;
 
 /// How often a direction looks for orders while nothing comes.
 const LOOK: Duration = Duration::from_millis(2);
-/// How long it may take until an order is seen.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take until an order is seen and all that it lets through has come.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +116,14 @@ impl Proxy {
     /// When nobody is there who could hold them.
     pub fn hold(&self, way: Way) -> Result<(), HarnessError> {
         self.order(way, Order::Hold(0));
+        self.wait_until_held(way)
+    }
+
+    /// Waits until an order to hold bytes back has been reached.
+    ///
+    /// # Errors
+    /// When too few bytes come, or nobody is there who could hold them.
+    pub fn wait_until_held(&self, way: Way) -> Result<(), HarnessError> {
         wait_until("bytes to be held", PATIENCE, || {
             Ok(lock(&self.shared).held[way as usize])
         })

@@ -74,6 +74,29 @@ impl Client {
         *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = socket;
     }
 
+    /// Names the socket of the pair's backup for the next connection.
+    ///
+    /// # Errors
+    /// When there is no backup.
+    pub fn follow_backup(&self, pair: &Pair) -> Result<(), HarnessError> {
+        self.follow(pair.other()?.serial().to_owned());
+        Ok(())
+    }
+
+    /// Waits until the client has seen so many more replies.
+    ///
+    /// # Errors
+    /// When it has not within `limit`, or has given up.
+    pub fn more(&self, count: u64, limit: Duration) -> Result<(), HarnessError> {
+        let target = self.ledger().acknowledged + count;
+        wait_until("further replies", limit, || {
+            if self.has_ended() {
+                return Err(HarnessError::Broken("the client gave up".to_owned()));
+            }
+            Ok(self.ledger().acknowledged >= target)
+        })
+    }
+
     /// Whether the client has given up.
     pub fn has_ended(&self) -> bool {
         self.thread
@@ -209,6 +232,15 @@ impl Pair {
             started: 1,
             overrides,
         }
+    }
+
+    /// The backup.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn other(&self) -> Result<&VmProcess, HarnessError> {
+        let backup = self.backup.as_ref();
+        backup.ok_or_else(|| HarnessError::Broken("there is no backup".to_owned()))
     }
 
     /// The folder of its files.

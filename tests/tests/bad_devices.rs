@@ -13,6 +13,7 @@ use tests::command::{Scratch, run};
 use tests::guest_file;
 use tests::network::{Network, ip, tap};
 use tests::process::{VmProcess, guest_arguments};
+use tests::scenario::mode;
 use tests::service::{Ledger, Line};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -304,7 +305,9 @@ fn protect(guest: &Guest, backup: &VmProcess, path: &Path, id: &str) -> Result<(
     backup.put("vm.ft-receive", &body)?;
     let url = backup.ft_status()?["receiver_url"].clone();
     let fence = format!("file:{}", backup.serial().with_extension("fence").display());
-    let start = json!({"destination_url": url, "fence": fence, "timeout_ms": 2000});
+    let start = json!({
+        "destination_url": url, "mode": mode(), "fence": fence, "timeout_ms": 2000,
+    });
     guest.process.put("vm.ft-start", &start)
 }
 

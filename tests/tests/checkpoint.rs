@@ -10,7 +10,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::command::Scratch;
 use tests::network::Network;
-use tests::process::{VmProcess, wait_until};
 use tests::scenario::{Client, Pair, Protection};
 use tests::servers::traffic::Traffic;
 use tests::servers::{ServerGuest, disk, image_of_side, power_off, service, side_of};
@@ -26,30 +25,6 @@ fn by_delta(release: &str, transport: &'static str) -> Protection {
         start: json!({"mode": "checkpoint", "release": release, "timeout_ms": TIMEOUT_MS}),
         transport,
     }
-}
-
-/// Waits until the client has some more replies.
-fn more_replies(client: &Client, count: u64) {
-    let target = client.ledger().acknowledged + count;
-    let waited = wait_until("further replies", CLIENT_LIMIT, || {
-        Ok(client.ledger().acknowledged >= target || client.has_ended())
-    });
-    waited.unwrap();
-    assert!(!client.has_ended(), "the client gave up");
-}
-
-fn wait_for(process: &VmProcess, member: &str, value: &Value) -> Value {
-    let mut last = Value::Null;
-    let waited = wait_until(&format!("{member} {value}"), LIMIT, || {
-        last = process.ft_status()?;
-        Ok(last[member] == *value)
-    });
-    assert!(waited.is_ok(), "{waited:?}: {last}");
-    last
-}
-
-fn follow_backup(pair: &Pair, client: &Client) {
-    client.follow(pair.backup.as_ref().unwrap().serial().to_owned());
 }
 
 #[test]
@@ -70,7 +45,7 @@ fn nothing_is_lost_when_the_primary_is_killed_and_the_backup_has_executed_nothin
         let before = pair.primary.ft_status().unwrap();
         assert_eq!(before["mode"], "checkpoint", "{before}");
         assert_eq!(before["mode_reason"], "checkpoint was asked for");
-        more_replies(&client, 20);
+        client.more(20, CLIENT_LIMIT).unwrap();
         let status = pair.primary.ft_status().unwrap();
         let verified = status["positions"]["epochs_verified"].as_u64();
         assert!(verified.unwrap() > 0, "{status}");
@@ -78,9 +53,9 @@ fn nothing_is_lost_when_the_primary_is_killed_and_the_backup_has_executed_nothin
         assert!(checkpoint["deltas"].as_u64().unwrap() > 5, "{status}");
         assert!(checkpoint["pages"]["xor"].as_u64().unwrap() > 0, "{status}");
         assert_eq!(status["divergences"], 0, "{status}");
-        follow_backup(&pair, &client);
+        client.follow_backup(&pair).unwrap();
         pair.kill_primary().unwrap();
-        more_replies(&client, 20);
+        client.more(20, CLIENT_LIMIT).unwrap();
         let after = pair.primary.ft_status().unwrap();
         assert_eq!(after["role"], "unprotected", "round {round}: {after}");
         assert_eq!(after["divergences"], 0, "{after}");
@@ -99,24 +74,26 @@ fn roles_are_swapped_and_protection_ends_without_harm() {
         Pair::boot(folder, "128M", "job=service", "MARK begin service").unwrap();
     let mut client = Client::start(line, pair.primary.serial().to_owned()).unwrap();
     pair.protect(&by_delta("received", "tcp")).unwrap();
-    more_replies(&client, 10);
+    client.more(10, CLIENT_LIMIT).unwrap();
     for _ in 0..2 {
-        follow_backup(&pair, &client);
+        client.follow_backup(&pair).unwrap();
         pair.swap().unwrap();
         let new = pair.primary.ft_status().unwrap();
         assert_eq!(new["mode"], "checkpoint", "{new}");
         let old = pair.backup.as_ref().unwrap();
-        wait_for(old, "state", &json!("following"));
-        more_replies(&client, 10);
+        old.wait_for("state", &json!("following"), LIMIT).unwrap();
+        client.more(10, CLIENT_LIMIT).unwrap();
     }
     // The other one goes on after that, too.
-    follow_backup(&pair, &client);
+    client.follow_backup(&pair).unwrap();
     pair.kill_primary().unwrap();
-    more_replies(&client, 20);
+    client.more(20, CLIENT_LIMIT).unwrap();
     pair.protect(&by_delta("received", "tcp")).unwrap();
     pair.primary.put("vm.ft-stop", &Value::Null).unwrap();
-    wait_for(&pair.primary, "role", &json!("unprotected"));
-    more_replies(&client, 10);
+    pair.primary
+        .wait_for("role", &json!("unprotected"), LIMIT)
+        .unwrap();
+    client.more(10, CLIENT_LIMIT).unwrap();
     assert_eq!(client.finish().unwrap().lost, 0);
 }
 

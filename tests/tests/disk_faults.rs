@@ -6,22 +6,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tests::HarnessError;
 use tests::command::Scratch;
 use tests::process::{VmProcess, wait_until};
 use tests::scenario::mode;
-use tests::service::Line;
-use tests::{HarnessError, guest_file};
+use tests::shell::{self, Shell};
 
-const BOOT: Duration = Duration::from_secs(90);
 const LIMIT: Duration = Duration::from_secs(40);
-/// How long a command of the guest may take.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Set in a process that may mount what it likes.
 const OWN_MOUNTS: &str = "CHFT_OWN_MOUNTS";
 const MIB: u64 = 1 << 20;
@@ -114,72 +110,21 @@ fn image(path: &Path) -> PathBuf {
 /// A guest with a shell, and one disk.
 struct Guest {
     process: VmProcess,
-    shell: Line,
+    shell: Shell,
 }
 
 impl Guest {
     fn boot(scratch: &Scratch, disk: &Path) -> Option<Self> {
-        let (kernel, initramfs) = match (guest_file("vmlinuz"), guest_file("disk.cpio")) {
-            (Ok(kernel), Ok(initramfs)) => (kernel, initramfs),
-            (Err(error), _) | (_, Err(error)) => {
-                tests::skip(&error.to_string());
-                return None;
-            }
-        };
         let serial = scratch.file("primary.serial");
-        let arguments = [
-            "--kernel",
-            &kernel.display().to_string(),
-            "--initramfs",
-            &initramfs.display().to_string(),
-            "--cmdline",
-            "console=ttyS0 quiet panic=-1 root=none job=shell",
-            "--memory",
-            "size=128M",
-            "--platform",
-            "hypervisor=software",
-            "--serial",
-            &format!("socket={}", serial.display()),
-            "--disk",
-            &format!("path={},image_type=raw", disk.display()),
-        ];
-        let arguments = arguments.map(str::to_owned);
+        let disk = format!("path={},image_type=raw", disk.display());
+        let arguments = shell::arguments("software", &disk, &serial)?;
         let process = VmProcess::start(scratch.path(), "primary", &arguments).unwrap();
-        let mut shell = Line::connect_within(&serial, LIMIT).unwrap();
-        shell.receive_until("MARK begin shell", BOOT).unwrap();
+        let shell = Shell::boots(&serial).unwrap();
         Some(Self { process, shell })
     }
 
-    /// Runs a command in the guest: its status, and its last line.
-    fn run(&mut self, command: &str) -> (String, String) {
-        // The terminal shows the command too, where the mark is not in one piece.
-        self.shell
-            .send(&format!("{command}; s=$?; echo; echo DO''NE $s"))
-            .unwrap();
-        let begun = Instant::now();
-        let mut last = String::new();
-        loop {
-            let line = match self.shell.receive() {
-                Ok(line) => line,
-                Err(error)
-                    if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE =>
-                {
-                    continue;
-                }
-                Err(error) => panic!("{command}: {error}; the last line was {last:?}"),
-            };
-            match line.strip_prefix("DONE ") {
-                Some(status) => return (status.to_owned(), last),
-                None if line.is_empty() => {}
-                None => last = line,
-            }
-        }
-    }
-
     fn succeeds(&mut self, command: &str) -> String {
-        let (status, last) = self.run(command);
-        assert_eq!(status, "0", "{command}: {last}");
-        last
+        self.shell.succeeds(command).unwrap()
     }
 
     /// Fills the front of the disk with a letter.
@@ -188,7 +133,8 @@ impl Guest {
             "tr '\\0' {letter} < /dev/zero | head -c {}",
             WRITE_MIB * MIB
         );
-        self.run(&format!("{source} | dd of=/dev/vda bs=64k conv=fsync"))
+        let fill = format!("{source} | dd of=/dev/vda bs=64k conv=fsync");
+        self.shell.run(&fill).unwrap()
     }
 
     /// What the whole disk holds, from the disk itself.
@@ -242,7 +188,7 @@ impl Guest {
     /// Kills the process; the guest goes on in `backup`.
     fn move_to(&mut self, backup: VmProcess) {
         self.process.kill().unwrap();
-        self.shell = Line::connect_within(backup.serial(), LIMIT).unwrap();
+        self.shell = Shell::connect(backup.serial()).unwrap();
         self.process = backup;
     }
 
@@ -252,13 +198,8 @@ impl Guest {
 
     /// Waits for a state; gives the status.
     fn wait_for(&self, state: &str) -> Value {
-        let mut last = Value::Null;
-        let waited = wait_until(&format!("state {state}"), LIMIT, || {
-            last = self.status();
-            Ok(last["state"] == state)
-        });
-        assert!(waited.is_ok(), "{waited:?}: {last}");
-        last
+        let state = json!(state);
+        self.process.wait_for("state", &state, LIMIT).unwrap()
     }
 
     /// Waits until the backup has verified some more, and nothing is left to be repaired.
@@ -410,19 +351,15 @@ fn a_file_that_is_cut_off_is_the_guests_error_and_the_backup_has_the_good_copy()
     guest.wait_until_verified();
     cut(&disk, CUT + 512);
     guest.succeeds("echo 3 > /proc/sys/vm/drop_caches");
-    failed(&guest.run(&format!(
-        "dd if=/dev/vda of=/dev/null bs={PAGE} skip={seek}"
-    )));
+    let read = format!("dd if=/dev/vda of=/dev/null bs={PAGE} skip={seek}");
+    failed(&guest.shell.run(&read).unwrap());
     assert_eq!(guest.succeeds("echo alive"), "alive");
     guest.wait_until_verified();
     // The page is written, so it is compared, and there are only zeroes to compare it by: the
     // backup, which has all of it, takes over.
     let discard = format!("blkdiscard -o {CUT} -l 512 /dev/vda");
-    guest.shell.send(&discard).unwrap();
-    let waited = wait_until("the backup to take over", LIMIT, || {
-        Ok(backup.ft_status()?["live"] == true)
-    });
-    assert!(waited.is_ok(), "{waited:?}: {:?}", backup.ft_status());
+    guest.shell.begin(&discard).unwrap();
+    backup.wait_for("live", &json!(true), LIMIT).unwrap();
     guest.move_to(backup);
     assert_eq!(guest.succeeds("echo alive"), "alive");
     guest.succeeds(&format!("{discard}; sync"));

@@ -3,19 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::command::Scratch;
-use tests::guest_file;
 use tests::migration::{Receiver, free_url, send, wait_for, wait_for_end};
 use tests::process::VmProcess;
-use tests::service::Line;
+use tests::shell::{self, Shell};
 
-const BOOT: Duration = Duration::from_secs(120);
 const LIMIT: Duration = Duration::from_secs(40);
 /// How long a command of the guest may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -29,34 +26,14 @@ const WRITER: &str = "dd if=/dev/urandom of=/noise bs=64k count=2 2>/dev/null; \
 struct Guest {
     vm: VmProcess,
     serial: PathBuf,
-    shell: Line,
+    shell: Shell,
     scratch: Scratch,
     count: u32,
 }
 
 fn arguments(disk: &Path, mode: &str, serial: &Path) -> Option<Vec<String>> {
-    let (kernel, initramfs) = match (guest_file("vmlinuz"), guest_file("disk.cpio")) {
-        (Ok(kernel), Ok(initramfs)) => (kernel, initramfs),
-        (Err(error), _) | (_, Err(error)) => {
-            tests::skip(&error.to_string());
-            return None;
-        }
-    };
-    let arguments = [
-        "--kernel",
-        &kernel.display().to_string(),
-        "--initramfs",
-        &initramfs.display().to_string(),
-        "--cmdline",
-        "console=ttyS0 quiet panic=-1 root=none job=shell",
-        "--memory",
-        "size=128M",
-        "--serial",
-        &format!("socket={}", serial.display()),
-        "--disk",
-        &format!("path={},image_type=raw,ft={mode}", disk.display()),
-    ];
-    Some(arguments.map(str::to_owned).to_vec())
+    let disk = format!("path={},image_type=raw,ft={mode}", disk.display());
+    shell::arguments("auto", &disk, serial)
 }
 
 impl Guest {
@@ -68,8 +45,7 @@ impl Guest {
         let serial = scratch.file("guest.serial");
         let arguments = arguments(&disk, mode, &serial)?;
         let vm = VmProcess::start(scratch.path(), "vmm-0", &arguments).unwrap();
-        let mut shell = Line::connect_within(&serial, LIMIT).unwrap();
-        shell.receive_until("MARK begin shell", BOOT).unwrap();
+        let shell = Shell::boots(&serial).unwrap();
         Some(Self {
             vm,
             serial,
@@ -85,30 +61,7 @@ impl Guest {
 
     /// Runs a command in the guest, which succeeds: its last line.
     fn run(&mut self, command: &str) -> String {
-        // The terminal shows the command too, where the mark is not in one piece.
-        let text = format!("{command}; s=$?; echo; echo DO''NE $s");
-        self.shell.send(&text).unwrap();
-        let begun = Instant::now();
-        let mut last = String::new();
-        loop {
-            let line = match self.shell.receive() {
-                Ok(line) => line,
-                Err(error)
-                    if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE =>
-                {
-                    continue;
-                }
-                Err(error) => panic!("{command}: {error}; the last line was {last:?}"),
-            };
-            match line.strip_prefix("DONE ") {
-                Some(status) => {
-                    assert_eq!(status, "0", "{command}: {last}");
-                    return last;
-                }
-                None if line.is_empty() => {}
-                None => last = line,
-            }
-        }
+        self.shell.succeeds(command).unwrap()
     }
 
     fn written(&mut self) -> u64 {
@@ -141,7 +94,7 @@ impl Guest {
     }
 
     fn reconnect(&mut self) {
-        self.shell = Line::connect_within(&self.serial, LIMIT).unwrap();
+        self.shell = Shell::connect(&self.serial).unwrap();
         self.run("true");
     }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tests::HarnessError;
 use tests::command::Scratch;
 use tests::process::{VmProcess, wait_until};
-use tests::scenario::{Client, Pair, Protection};
+use tests::scenario::{Client, Pair, Protection, mode};
 use tests::service::Line;
 
 const LIMIT: Duration = Duration::from_secs(15);
@@ -33,30 +33,6 @@ fn protection(release: &str, transport: &'static str) -> Protection {
     }
 }
 
-/// Waits until the client has some more replies.
-fn more_replies(client: &Client, count: u64) {
-    let target = client.ledger().acknowledged + count;
-    let waited = wait_until("further replies", CLIENT_LIMIT, || {
-        Ok(client.ledger().acknowledged >= target || client.has_ended())
-    });
-    waited.unwrap();
-    assert!(!client.has_ended(), "the client gave up");
-}
-
-fn wait_for(process: &VmProcess, member: &str, value: &Value) -> Value {
-    let mut last = Value::Null;
-    let waited = wait_until(&format!("{member} {value}"), LIMIT, || {
-        last = process.ft_status()?;
-        Ok(last[member] == *value)
-    });
-    assert!(waited.is_ok(), "{waited:?}: {last}");
-    last
-}
-
-fn follow_backup(pair: &Pair, client: &Client) {
-    client.follow(pair.backup.as_ref().unwrap().serial().to_owned());
-}
-
 fn refused(result: Result<(), HarnessError>, words: &[&str]) {
     let said = result.expect_err("a call that must be refused").to_string();
     for word in words {
@@ -66,7 +42,7 @@ fn refused(result: Result<(), HarnessError>, words: &[&str]) {
 
 fn start_body(scratch: &Scratch, url: &Value, fence: &str) -> Value {
     let fence = format!("file:{}", scratch.file(fence).display());
-    json!({"destination_url": url, "fence": fence})
+    json!({"destination_url": url, "mode": mode(), "fence": fence})
 }
 
 #[test]
@@ -86,16 +62,16 @@ fn nothing_is_lost_when_the_primary_is_killed_under_each_release_policy() {
         assert_eq!(before["parameters"]["release"], release);
         let clone = before["last_clone"]["pages"].as_u64().unwrap();
         assert!(clone > 1000, "{before}");
-        more_replies(&client, 30);
+        client.more(30, CLIENT_LIMIT).unwrap();
         let status = pair.primary.ft_status().unwrap();
         assert!(
             status["positions"]["epochs_verified"].as_u64().unwrap() > 0,
             "{status}"
         );
         assert_eq!(status["divergences"], 0, "{status}");
-        follow_backup(&pair, &client);
+        client.follow_backup(&pair).unwrap();
         pair.kill_primary().unwrap();
-        more_replies(&client, 30);
+        client.more(30, CLIENT_LIMIT).unwrap();
         let after = pair.primary.ft_status().unwrap();
         assert_eq!(after["role"], "unprotected", "round {round}: {after}");
         assert!(
@@ -116,7 +92,7 @@ fn roles_are_swapped_protection_ends_and_a_backup_is_lost_without_harm() {
     let (mut pair, line) = boot(&scratch);
     let mut client = Client::start(line, pair.primary.serial().to_owned()).unwrap();
     pair.protect(&Protection::default()).unwrap();
-    more_replies(&client, 10);
+    client.more(10, CLIENT_LIMIT).unwrap();
 
     // A second start while it is protected is refused and changes nothing.
     let second = start_body(&scratch, &json!("tcp:127.0.0.1:1"), "fence");
@@ -125,39 +101,47 @@ fn roles_are_swapped_protection_ends_and_a_backup_is_lost_without_harm() {
         &["The VM could not be protected"],
     );
     assert_eq!(pair.primary.ft_status().unwrap()["role"], "primary");
-    more_replies(&client, 10);
+    client.more(10, CLIENT_LIMIT).unwrap();
 
     // A planned failover: the old primary is the backup now, and serves nobody.
-    follow_backup(&pair, &client);
+    client.follow_backup(&pair).unwrap();
     let mut witness = Line::connect(pair.primary.serial()).unwrap();
     pair.primary
         .put("vm.ft-failover", &json!({"planned": true}))
         .unwrap();
     let new = pair.backup.take().unwrap();
-    wait_for(&new, "live", &json!(true));
+    new.wait_for("live", &json!(true), LIMIT).unwrap();
     let old = std::mem::replace(&mut pair.primary, new);
     assert_closed(&mut witness, &old);
-    more_replies(&client, 20);
-    let status = wait_for(&pair.primary, "role", &json!("primary"));
+    client.more(20, CLIENT_LIMIT).unwrap();
+    let status = pair
+        .primary
+        .wait_for("role", &json!("primary"), LIMIT)
+        .unwrap();
     assert_eq!(status["divergences"], 0);
     assert_eq!(old.ft_status().unwrap()["role"], "backup");
     assert_eq!(old.ft_status().unwrap()["live"], false);
 
     // The backup is killed: the guest goes on alone, and can be protected again.
     drop(old);
-    wait_for(&pair.primary, "role", &json!("unprotected"));
-    more_replies(&client, 20);
+    pair.primary
+        .wait_for("role", &json!("unprotected"), LIMIT)
+        .unwrap();
+    client.more(20, CLIENT_LIMIT).unwrap();
     pair.protect(&Protection::default()).unwrap();
-    more_replies(&client, 20);
+    client.more(20, CLIENT_LIMIT).unwrap();
 
     // Protection ends as asked.
     pair.primary.put("vm.ft-stop", &Value::Null).unwrap();
-    let status = wait_for(&pair.primary, "role", &json!("unprotected"));
+    let status = pair
+        .primary
+        .wait_for("role", &json!("unprotected"), LIMIT)
+        .unwrap();
     assert_eq!(status["live"], true);
     let backup = pair.backup.take().unwrap();
-    wait_for(&backup, "role", &json!("ended"));
+    backup.wait_for("role", &json!("ended"), LIMIT).unwrap();
     assert_eq!(backup.ft_status().unwrap()["live"], false);
-    more_replies(&client, 20);
+    client.more(20, CLIENT_LIMIT).unwrap();
     refused(pair.primary.put("vm.ft-stop", &Value::Null), &["protect"]);
     assert_eq!(client.finish().unwrap().lost, 0);
 }
@@ -168,21 +152,25 @@ fn a_primary_that_comes_back_finds_itself_fenced_and_says_no_more() {
     let (mut pair, line) = boot(&scratch);
     pair.protect(&Protection::default()).unwrap();
     let mut client = Client::start(line, pair.primary.serial().to_owned()).unwrap();
-    more_replies(&client, 20);
-    follow_backup(&pair, &client);
+    client.more(20, CLIENT_LIMIT).unwrap();
+    client.follow_backup(&pair).unwrap();
     pair.primary.signal("STOP").unwrap();
-    wait_for(pair.backup.as_ref().unwrap(), "live", &json!(true));
+    pair.backup
+        .as_ref()
+        .unwrap()
+        .wait_for("live", &json!(true), LIMIT)
+        .unwrap();
     let live = pair.backup.take().unwrap();
     let old = std::mem::replace(&mut pair.primary, live);
     // The client hangs on the silent host; a new one listens there, and the old client moves.
     let mut witness = Line::connect(old.serial()).unwrap();
     old.signal("CONT").unwrap();
     witness.send("HELLO").unwrap();
-    let status = wait_for(&old, "role", &json!("ended"));
+    let status = old.wait_for("role", &json!("ended"), LIMIT).unwrap();
     let error = status["error"].as_str().unwrap_or_default();
     assert!(error.contains("was claimed by"), "{status}");
     assert_eq!(status["live"], false, "{status}");
-    more_replies(&client, 20);
+    client.more(20, CLIENT_LIMIT).unwrap();
     let heard = assert_closed(&mut witness, &old);
     assert!(heard.is_empty(), "the old primary released {heard:?}");
     assert_eq!(pair.primary.ft_status().unwrap()["live"], true);
@@ -248,7 +236,7 @@ fn a_failed_start_leaves_the_vm_as_it_was_and_a_receiver_usable() {
         pair.primary.put("vm.ft-start", &nobody),
         &["127.0.0.1:1", "refused"],
     );
-    more_replies(&client, 10);
+    client.more(10, CLIENT_LIMIT).unwrap();
 
     let backup = VmProcess::start_empty(scratch.path(), "receiver").unwrap();
     let noise: Vec<u8> = (0..4096_u32)
@@ -270,7 +258,7 @@ fn a_failed_start_leaves_the_vm_as_it_was_and_a_receiver_usable() {
         &["missing/folder/fence"],
     );
     assert_eq!(pair.primary.ft_status().unwrap()["role"], "unprotected");
-    more_replies(&client, 10);
+    client.more(10, CLIENT_LIMIT).unwrap();
 
     // After all that, the same two can still become a pair.
     let url = wait_for_receiver(&backup);
@@ -278,10 +266,10 @@ fn a_failed_start_leaves_the_vm_as_it_was_and_a_receiver_usable() {
         .put("vm.ft-start", &start_body(&scratch, &url, "fence"))
         .unwrap();
     pair.backup = Some(backup);
-    more_replies(&client, 20);
-    follow_backup(&pair, &client);
+    client.more(20, CLIENT_LIMIT).unwrap();
+    client.follow_backup(&pair).unwrap();
     pair.kill_primary().unwrap();
-    more_replies(&client, 20);
+    client.more(20, CLIENT_LIMIT).unwrap();
     assert_eq!(client.finish().unwrap().lost, 0);
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::command::Scratch;
 use tests::network::Network;
-use tests::process::{VmProcess, wait_until};
+use tests::process::wait_until;
 use tests::random::Random;
 use tests::scenario::{Pair, Protection};
 use tests::servers::traffic::{Service, Traffic};
@@ -90,16 +90,6 @@ impl Scene {
     }
 }
 
-fn wait_for(process: &VmProcess, member: &str, value: &Value) -> Value {
-    let mut last = Value::Null;
-    let waited = wait_until(&format!("{member} {value}"), LIMIT, || {
-        last = process.ft_status()?;
-        Ok(last[member] == *value)
-    });
-    assert!(waited.is_ok(), "{waited:?}: {last}");
-    last
-}
-
 #[test]
 fn redis_survives_two_kills_of_its_host_and_loses_neither_writes_nor_connections() {
     let Some(mut scene) = Scene::boot("redis", &ServerGuest::with("redis")) else {
@@ -156,16 +146,30 @@ fn roles_are_swapped_back_and_forth_a_backup_is_lost_and_protection_ends_under_t
     // The backup is lost: the guest goes on alone.
     let mut backup = scene.pair.backup.take().unwrap();
     backup.kill().unwrap();
-    wait_for(&scene.pair.primary, "role", &json!("unprotected"));
+    scene
+        .pair
+        .primary
+        .wait_for("role", &json!("unprotected"), LIMIT)
+        .unwrap();
     scene.more(5);
     // It is protected anew, and protection ends as asked. Its backup has an image it must make.
     let image = image_of_side(scene.scratch.path(), 1);
     fs::remove_file(image).unwrap();
     scene.protect();
     scene.pair.primary.put("vm.ft-stop", &Value::Null).unwrap();
-    let status = wait_for(&scene.pair.primary, "role", &json!("unprotected"));
+    let status = scene
+        .pair
+        .primary
+        .wait_for("role", &json!("unprotected"), LIMIT)
+        .unwrap();
     assert_eq!(status["live"], true, "{status}");
-    wait_for(scene.pair.backup.as_ref().unwrap(), "role", &json!("ended"));
+    scene
+        .pair
+        .backup
+        .as_ref()
+        .unwrap()
+        .wait_for("role", &json!("ended"), LIMIT)
+        .unwrap();
     scene.more(5);
     scene.assert_nothing_missing();
     scene.finish(0);
@@ -188,7 +192,11 @@ fn an_image_that_both_sides_share_keeps_what_was_written_before_the_kill() {
     scene.more(5);
     scene.assert_nothing_missing();
     drop(scene.pair.backup.take());
-    wait_for(&scene.pair.primary, "role", &json!("unprotected"));
+    scene
+        .pair
+        .primary
+        .wait_for("role", &json!("unprotected"), LIMIT)
+        .unwrap();
     scene.finish(0);
 }
 
@@ -201,7 +209,7 @@ fn a_shutdown_of_a_protected_vm_ends_it_on_both_sides() {
     scene.pair.primary.put("vm.shutdown", &Value::Null).unwrap();
     let backup = scene.pair.backup.take().unwrap();
     wait_for_end(&mut scene.pair.primary, "the primary's VM", LIMIT).unwrap();
-    wait_for(&backup, "role", &json!("ended"));
+    backup.wait_for("role", &json!("ended"), LIMIT).unwrap();
     // Neither has been taken over by the other.
     for process in [&scene.pair.primary, &backup] {
         let status = process.ft_status();

@@ -20,7 +20,7 @@ use crate::time::{HostTime, LogPosition, PageNumber};
 
 /// Pages set between two heartbeats.
 const PAGES_PER_STEP: usize = 1024;
-/// Most bytes of the outputs of a delta.
+/// Most bytes of the outputs of a delta, with what it takes to keep them.
 const MAX_HELD_BYTES: usize = 64 << 20;
 
 /// A delta of which not all has come.
@@ -35,8 +35,7 @@ pub(super) struct DeltaStage {
 impl DeltaStage {
     /// Keeps outputs.
     fn add_outputs(&mut self, outputs: Vec<NumberedOutput>) -> Result<(), String> {
-        let sizes = outputs.iter().map(|output| output.output.payload.len());
-        self.output_bytes += sizes.sum::<usize>();
+        self.output_bytes += weight_of(&outputs);
         if self.output_bytes > MAX_HELD_BYTES {
             return Err(format!(
                 "{} bytes of outputs in a delta; at most {MAX_HELD_BYTES} are possible",
@@ -46,6 +45,12 @@ impl DeltaStage {
         self.outputs.extend(outputs);
         Ok(())
     }
+}
+
+/// About how much memory outputs take; those without a byte take some, too.
+fn weight_of(outputs: &[NumberedOutput]) -> usize {
+    let payloads = outputs.iter().map(|held| held.output.payload.len());
+    size_of_val(outputs) + payloads.sum::<usize>()
 }
 
 /// A delta that has come.
@@ -61,9 +66,12 @@ pub(super) struct Delta {
 impl Delta {
     /// About how much memory it takes.
     pub(super) fn weight(&self) -> usize {
-        let outputs = self.outputs.iter().map(|held| held.output.payload.len());
         let sections = self.sections.iter().map(|section| section.bytes.len());
-        self.pages.len() * PAGE_SIZE + outputs.sum::<usize>() + sections.sum::<usize>()
+        let held = |(_, page): &&(PageNumber, StagedPage)| {
+            matches!(page, StagedPage::Difference(_) | StagedPage::Whole(_))
+        };
+        let held = self.pages.iter().filter(held).count() * PAGE_SIZE;
+        held + size_of_val(&self.pages[..]) + weight_of(&self.outputs) + sections.sum::<usize>()
     }
 }
 
@@ -102,7 +110,7 @@ impl Backup {
     /// A delta is complete.
     ///
     /// # Errors
-    /// If it does not follow the log before it.
+    /// If it does not follow the log before it, or does not have its outputs.
     pub(super) fn on_commit(&mut self, commit: Commit, now: HostTime) -> Result<(), String> {
         let DeltaStage {
             pages,
@@ -124,6 +132,16 @@ impl Backup {
                 base.position, base.at, base.epoch
             ));
         }
+        // Of an output that is missing here the world would never hear if this side went live.
+        if self.ledger.behind(&outputs) != Some(base.ledger) {
+            return Err(format!(
+                "{} outputs in a delta that goes from output {} to {}",
+                outputs.len(),
+                self.ledger.count,
+                base.ledger.count
+            ));
+        }
+        self.ledger = base.ledger;
         let decoder = EntryCoder::new(base.at, base.point);
         self.offset.sample(&decoder, now);
         self.decoder = Some(decoder);

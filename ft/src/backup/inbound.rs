@@ -166,6 +166,7 @@ impl Backup {
         let decoder = EntryCoder::new(base.at, base.point);
         self.offset.sample(&decoder, now);
         self.decoder = Some(decoder);
+        self.ledger = base.ledger;
         self.queue.push(Item::Cloned(sections, base));
         Ok(())
     }
@@ -232,6 +233,7 @@ impl Backup {
         }
         if self.follows_deltas() {
             self.decoder = Some(EntryCoder::new(base.at, base.point));
+            self.ledger = base.ledger;
         }
         let pages = std::mem::take(&mut self.staged_pages);
         self.staged_delta = DeltaStage::default();

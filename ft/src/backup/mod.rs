@@ -28,7 +28,7 @@ use crate::link::Link;
 use crate::log::EntryCoder;
 use crate::machine::{Machine, Section};
 use crate::mode::{Mode, ModeError};
-use crate::output::{OutputGate, ReleasePolicy};
+use crate::output::{OutputGate, OutputLedger, ReleasePolicy};
 use crate::parameters::{ParameterError, Parameters};
 use crate::primary::{Demotion, Promoted};
 use crate::protocol::hello::refuse_unless_equal;
@@ -94,6 +94,8 @@ pub struct Backup {
     staged_delta: DeltaStage,
     /// The sections as they are, where a delta brings those that have changed.
     sections: Vec<Section>,
+    /// Outputs up to the last end of an epoch that has come, where a delta brings the next ones.
+    ledger: OutputLedger,
     decoder: Option<EntryCoder>,
     replayer: Option<Replayer>,
     /// The sections that were reported to the primary; a repair brings those that differ.
@@ -156,6 +158,7 @@ impl Backup {
             staged_sections: SectionStage::default(),
             staged_delta: DeltaStage::default(),
             sections: Vec::new(),
+            ledger: OutputLedger::default(),
             decoder: None,
             replayer: None,
             reported: Vec::new(),
@@ -207,6 +210,7 @@ impl Backup {
             detector,
             decoder: Some(EntryCoder::new(base.at, base.point)),
             sections: machine.sections(),
+            ledger: base.ledger,
             gate: OutputGate::new(base.ledger.count),
             released: base.ledger.count,
             replayer: Some(Replayer::new(replay_base(&base), scrub_pages)),
@@ -311,7 +315,8 @@ impl Backup {
     /// be set is to wait there.
     #[must_use]
     pub fn wants_bytes(&self) -> bool {
-        let room = self.queue.bytes() < MAX_QUEUED_BYTES && self.queue.len() < MAX_QUEUED_ITEMS;
+        let waiting = self.queue.bytes_behind_delta();
+        let room = waiting < MAX_QUEUED_BYTES && self.queue.len() < MAX_QUEUED_ITEMS;
         room || self.awaits_repair()
     }
 

@@ -97,4 +97,13 @@ impl WorkQueue {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// The same without a delta at the front. That has a bound of its own, and may be far larger
+    /// than all that should wait: while it is set, the primary has to be heard.
+    pub(super) fn bytes_behind_delta(&self) -> usize {
+        match self.items.front() {
+            Some((weight, Item::Delta(_))) => self.bytes - weight,
+            _ => self.bytes,
+        }
+    }
 }

@@ -26,6 +26,8 @@ const LEAST_REST_NS: u64 = 200_000;
 const MOST_SLICE_NS: u64 = 2 * NS_PER_MS;
 /// Bytes that may wait for the connection.
 const MAX_UNSENT: usize = 16 << 20;
+/// Bytes that wait for the connection of a primary that has more to say than that it is alive.
+const BACKLOG: usize = 64 << 10;
 
 /// How far the backup is behind.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +64,7 @@ pub(super) struct LagControl {
     last_go: Option<HostTime>,
     debt_ns: u64,
     held_ns: u64,
+    carried: u64,
     count: u64,
 }
 
@@ -123,6 +126,17 @@ impl LagControl {
         self.last_go = None;
     }
 
+    /// The connection has taken so many bytes of deltas, and so many wait for it. As long as it
+    /// takes some, a guest that is kept waits for a slow connection, and not in vain.
+    pub(super) fn note_carried(&mut self, carried: u64, unsent: usize, now: HostTime) {
+        let moves = carried > self.carried && unsent > BACKLOG;
+        self.carried = carried;
+        let kept = [&mut self.full_since, &mut self.overdue_since];
+        for since in kept.into_iter().flatten().filter(|_| moves) {
+            self.held_ns += now.since(std::mem::replace(since, now));
+        }
+    }
+
     /// A delta that kept the guest has gone, or something else keeps it from now on.
     fn end_overdue(&mut self, now: HostTime) {
         if let Some(since) = self.overdue_since.take() {
@@ -135,7 +149,7 @@ impl LagControl {
         self.rest_until
     }
 
-    /// How long the window has been full, or a delta has not gone.
+    /// How long the window has been full, or nothing has gone of a delta.
     pub(super) fn full_ns(&self, now: HostTime) -> u64 {
         let since = self.full_since.or(self.overdue_since);
         since.map_or(0, |since| now.since(since))
@@ -214,6 +228,28 @@ mod tests {
         assert_eq!(control.admit(gap(1, 0), now), Admission::Go);
         let (count, total_ms) = (0, 4);
         assert_eq!(control.throttle(now), Throttle { count, total_ms });
+    }
+
+    #[test]
+    fn a_connection_that_is_slow_keeps_the_guest_and_is_not_stuck() {
+        let overdue = Gap {
+            overdue: true,
+            ..gap(1, 0)
+        };
+        for kept in [overdue, gap(10, 0)] {
+            let mut control = LagControl::default();
+            for ms in 0..30 {
+                let now = HostTime(0).plus_ms(ms);
+                control.note_carried(1 + ms, BACKLOG + 1, now);
+                assert_ne!(control.admit(kept, now), Admission::Go);
+            }
+            // Nothing has gone, or a heartbeat.
+            control.note_carried(30, BACKLOG + 1, HostTime(0).plus_ms(31));
+            control.note_carried(37, 0, HostTime(0).plus_ms(32));
+            let now = HostTime(0).plus_ms(32);
+            assert_eq!(control.full_ns(now), 3 * NS_PER_MS);
+            assert_eq!(control.throttle(now).total_ms, 32);
+        }
     }
 
     #[test]

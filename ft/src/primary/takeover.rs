@@ -95,6 +95,11 @@ impl Primary {
         let Some(protection) = self.protection.as_deref_mut() else {
             return;
         };
+        if protection.deltas().is_some() {
+            let link = &protection.link;
+            let (carried, unsent) = (link.carried(), link.unsent());
+            protection.lag_control.note_carried(carried, unsent, now);
+        }
         let patience_ms = STALL_MS.max(protection.parameters.timeout_ms);
         let stalled = protection.lag_control.full_ns(now) >= patience_ms * NS_PER_MS
             && protection.shipment.is_none();

@@ -7,6 +7,7 @@ use ft::inbox::Inbox;
 use ft::machine::{
     FieldDifference, Machine, MachineError, PAGE_SIZE, Page, Section, Stop, ZERO_PAGE,
 };
+use ft::mode::Mode;
 use ft::parameters::Parameters;
 use ft::record::Pace;
 use ft::replica::Replica;
@@ -163,6 +164,11 @@ struct Cloning {
 
 impl Cloning {
     fn begin(machine: Wide, copy: Wide, max_instructions: u64) -> Self {
+        Self::begin_in(Mode::Auto, machine, copy, max_instructions)
+    }
+
+    /// The same of a pair in one mode or the other.
+    fn begin_in(mode: Mode, machine: Wide, copy: Wide, max_instructions: u64) -> Self {
         let now = HostTime(0);
         let pace = Pace {
             max_instructions,
@@ -170,6 +176,7 @@ impl Cloning {
         };
         let mut primary = Replica::primary("one".into(), pace, &machine, now);
         let parameters = Parameters {
+            mode,
             scrub_pages: 0,
             ..Parameters::default()
         };
@@ -194,7 +201,9 @@ impl Cloning {
         self.primary.drive(&mut self.machine, &mut inbox, now);
         let mut taken = 0;
         while taken < self.per_slice
-            && let Some(bytes) = self.primary.poll_transmit(32 << 10)
+            && let Some(bytes) = self
+                .primary
+                .poll_transmit((32 << 10).min(self.per_slice - taken))
         {
             taken += bytes.len();
             self.backup.on_bytes(&bytes, now);
@@ -363,4 +372,28 @@ fn a_machine_whose_sections_exceed_a_message_is_cloned_and_repaired() {
         "{told:?}"
     );
     assert_eq!(cloning.copy.ballast, cloning.machine.ballast);
+}
+
+#[test]
+fn a_delta_that_takes_long_to_send_is_waited_for_as_long_as_it_moves() {
+    // Twelve mebibytes that cannot be packed, at half of one a second.
+    let machine = Wide::new(3_000, |page| mix(page + 1));
+    let copy = Wide::new(3_000, |_| 0);
+    let mut following = Cloning::begin_in(Mode::Checkpoint, machine, copy, 600);
+    following.complete();
+    following.per_slice = 128;
+    let end = following.now.plus_ms(60_000);
+    while following.now < end {
+        for event in following.pass() {
+            let rests = matches!(event, FtEvent::Throttled { .. });
+            assert!(rests, "{event:?} at {}", following.now);
+        }
+        let (now, mut inbox) = (following.now, Inbox::new(1));
+        following.backup.drive(&mut following.copy, &mut inbox, now);
+    }
+    let (primary, machine) = (&following.primary, &following.machine);
+    let status = primary.status(Some(machine), following.now).unwrap();
+    assert_eq!(status.state, "protected", "{status:?}");
+    assert!(status.positions.epochs_verified >= 2, "{status:?}");
+    assert!(status.throttled.total_ms > 40_000, "{status:?}");
 }

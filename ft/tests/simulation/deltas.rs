@@ -4,9 +4,9 @@ use ft::codec::FieldWriter;
 use ft::event::{DeviceId, Output, SyncPoint};
 use ft::log::{Entry, EntryCoder, Event};
 use ft::machine::{Machine, PAGE_SIZE, ZERO_PAGE};
-use ft::output::NumberedOutput;
+use ft::output::{NumberedOutput, OutputLedger};
 use ft::protocol::{Commit, Message};
-use ft::time::{Epoch, LogicalTime, PageNumber};
+use ft::time::{Epoch, HostTime, LogicalTime, PageNumber};
 
 use crate::sim::toy::ALL_PAGES;
 use crate::staging::Victim;
@@ -22,6 +22,16 @@ fn sevens(pages: &[u64]) -> Message {
     }
     pages.iter().for_each(|_| writer.raw(&[7; PAGE_SIZE]));
     Message::Delta(writer.finish())
+}
+
+fn output(number: u64, payload: Vec<u8>) -> NumberedOutput {
+    let device = DeviceId(1);
+    let output = Output { device, payload };
+    NumberedOutput { number, output }
+}
+
+fn held(outputs: Vec<NumberedOutput>) -> Message {
+    Message::Held(outputs)
 }
 
 /// The end of a delta that says the state has this digest.
@@ -68,12 +78,25 @@ fn a_delta_is_set_when_it_is_complete_and_not_before() {
 #[test]
 fn a_delta_that_is_not_complete_is_dropped_when_the_primary_is_gone() {
     let mut victim = Victim::following();
+    victim.tell(&sevens(&[4]));
+    let whole = Message::Commit(Box::new(commit(&victim, 1, 1)));
+    victim.tell(&whole);
+    // Pages and outputs of the next one, and no end of it.
     victim.tell(&sevens(&[5]));
+    victim.tell(&held(vec![output(1, vec![1])]));
     victim.backup.on_link_closed();
     for _ in 0..50 {
+        victim.wait_ms(1);
         victim.drive();
     }
+    assert!(victim.backup.is_live(), "{}", victim.backup.state());
+    assert!(is_set(&victim, 4), "what was acknowledged is set");
     assert!(!is_set(&victim, 5));
+    let left = victim.backup.take_released(HostTime(u64::MAX));
+    assert!(
+        left.iter().all(|left| left.device != DeviceId(1)),
+        "{left:?}"
+    );
 }
 
 #[test]
@@ -105,22 +128,72 @@ fn sections_that_are_none_and_outputs_without_end_are_refused() {
     let told = refused(|_| Message::DeltaSections(vec![9, 9, 9]));
     assert!(told.contains("field sections"), "{told}");
     let mut victim = Victim::following();
-    let output = Output {
-        device: DeviceId(1),
-        payload: vec![0; 1 << 20],
-    };
-    let held: Vec<_> = (1..=8)
-        .map(|number| NumberedOutput {
-            number,
-            output: output.clone(),
-        })
-        .collect();
-    for _ in 0..9 {
+    let large = |number| output(number, vec![0; 1 << 20]);
+    let outputs: Vec<_> = (1..=8).map(large).collect();
+    // What it takes to keep them counts, too.
+    for _ in 0..8 {
         assert!(!victim.complaint().contains("bytes of outputs"));
-        victim.tell(&Message::Held(held.clone()));
+        victim.tell(&held(outputs.clone()));
     }
     let told = victim.complaint();
     assert!(told.contains("at most 67108864 are possible"), "{told}");
+    // Those without a byte are kept as well.
+    let mut victim = Victim::following();
+    let empty = |number| output(number, Vec::new());
+    for frame in 0..40 {
+        victim.tell(&held(
+            (frame * 100_000..(frame + 1) * 100_000)
+                .map(empty)
+                .collect(),
+        ));
+        if victim.complaint().contains("at most 67108864 are possible") {
+            return;
+        }
+    }
+    panic!("outputs without end are kept");
+}
+
+#[test]
+fn a_delta_in_which_an_output_is_missing_or_another_is_refused() {
+    let mut ledger = OutputLedger::default();
+    let outputs: Vec<_> = (1..=3)
+        .map(|byte| ledger.admit(output(byte, vec![byte as u8]).output))
+        .collect();
+    let complaint = |outputs: &[NumberedOutput]| {
+        let mut victim = Victim::following();
+        victim.tell(&held(outputs.to_vec()));
+        let mut end = commit(&victim, 1, 1);
+        end.base.ledger = ledger;
+        victim.tell(&Message::Commit(Box::new(end)));
+        victim.complaint()
+    };
+    let told = complaint(&outputs);
+    assert!(!told.contains("outputs in a delta"), "{told}");
+    let mut other = outputs.clone();
+    other[2].output.payload[0] = 9;
+    let repeated = [&outputs[..], &outputs[2..]].concat();
+    for wrong in [&outputs[1..], &outputs[..2], &other[..], &repeated[..], &[]] {
+        let told = complaint(wrong);
+        assert!(told.contains("goes from output 0 to 3"), "{told}");
+    }
+}
+
+#[test]
+fn a_primary_is_heard_while_a_delta_is_set_however_large_that_is() {
+    let mut victim = Victim::following();
+    let mut ledger = OutputLedger::default();
+    for position in 1..=2 {
+        assert!(victim.backup.wants_bytes());
+        for _ in 0..5 {
+            let large = |_| ledger.admit(output(0, vec![0; 1 << 20]).output);
+            victim.tell(&held((0..8).map(large).collect()));
+        }
+        let mut end = commit(&victim, position, 1);
+        (end.base.epoch, end.base.ledger) = (Epoch(position), ledger);
+        victim.tell(&Message::Commit(Box::new(end)));
+        assert_eq!(victim.backup.state(), "following", "{}", victim.complaint());
+    }
+    assert!(!victim.backup.wants_bytes(), "the next but one has to wait");
 }
 
 #[test]

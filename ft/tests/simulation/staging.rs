@@ -129,6 +129,11 @@ impl Victim {
         }
     }
 
+    /// Time passes.
+    pub fn wait_ms(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+    }
+
     /// What the backup has told its primary to be wrong.
     pub fn complaint(&mut self) -> String {
         let mut told = Vec::new();

@@ -183,29 +183,47 @@ pub(super) fn read_system(sregs: &kvm_sregs, state: &mut CpuState) {
     state.msrs.efer = sregs.efer;
 }
 
-/// A register's number, and where its value is in the state.
-type Passed = (u32, fn(&mut Msrs) -> &mut u64);
+/// A model-specific register that KVM keeps.
+pub(super) struct Passed {
+    /// Its number.
+    index: u32,
+    /// Its name, for errors.
+    name: &'static str,
+    /// Where its value is in the state.
+    place: fn(&mut Msrs) -> &mut u64,
+}
+
+/// An entry of [`PASSED`]: the register's number, and the field that has its value.
+macro_rules! passed {
+    ($index:ident, $field:ident) => {
+        Passed {
+            index: msr::$index,
+            name: concat!("msrs.", stringify!($field)),
+            place: |msrs| &mut msrs.$field,
+        }
+    };
+}
 
 /// Model-specific registers that KVM keeps.
 pub(super) const PASSED: [Passed; 10] = [
-    (msr::STAR, |msrs| &mut msrs.star),
-    (msr::LSTAR, |msrs| &mut msrs.lstar),
-    (msr::CSTAR, |msrs| &mut msrs.cstar),
-    (msr::FMASK, |msrs| &mut msrs.fmask),
-    (msr::KERNEL_GS_BASE, |msrs| &mut msrs.kernel_gs_base),
-    (msr::TSC_AUX, |msrs| &mut msrs.tsc_aux),
-    (msr::SYSENTER_CS, |msrs| &mut msrs.sysenter_cs),
-    (msr::SYSENTER_ESP, |msrs| &mut msrs.sysenter_esp),
-    (msr::SYSENTER_EIP, |msrs| &mut msrs.sysenter_eip),
-    (msr::PAT, |msrs| &mut msrs.pat),
+    passed!(STAR, star),
+    passed!(LSTAR, lstar),
+    passed!(CSTAR, cstar),
+    passed!(FMASK, fmask),
+    passed!(KERNEL_GS_BASE, kernel_gs_base),
+    passed!(TSC_AUX, tsc_aux),
+    passed!(SYSENTER_CS, sysenter_cs),
+    passed!(SYSENTER_ESP, sysenter_esp),
+    passed!(SYSENTER_EIP, sysenter_eip),
+    passed!(PAT, pat),
 ];
 
 /// [`PASSED`] with the values of `msrs`.
 pub(super) fn passed(msrs: &Msrs) -> Vec<kvm_msr_entry> {
     let mut msrs = msrs.clone();
-    let entry = |&(index, place): &Passed| kvm_msr_entry {
-        index,
-        data: *place(&mut msrs),
+    let entry = |passed: &Passed| kvm_msr_entry {
+        index: passed.index,
+        data: *(passed.place)(&mut msrs),
         ..kvm_msr_entry::default()
     };
     PASSED.iter().map(entry).collect()
@@ -214,26 +232,16 @@ pub(super) fn passed(msrs: &Msrs) -> Vec<kvm_msr_entry> {
 /// Takes the values over that [`passed`] gives the other way.
 pub(super) fn read_passed(entries: &[kvm_msr_entry], msrs: &mut Msrs) {
     for entry in entries {
-        if let Some((_, place)) = PASSED.iter().find(|(index, _)| *index == entry.index) {
-            *place(msrs) = entry.data;
+        if let Some(passed) = PASSED.iter().find(|passed| passed.index == entry.index) {
+            *(passed.place)(msrs) = entry.data;
         }
     }
 }
 
 /// The name of one of [`PASSED`], for errors.
 pub(super) fn name(index: u32) -> &'static str {
-    match index {
-        msr::STAR => "msrs.star",
-        msr::LSTAR => "msrs.lstar",
-        msr::CSTAR => "msrs.cstar",
-        msr::FMASK => "msrs.fmask",
-        msr::KERNEL_GS_BASE => "msrs.kernel_gs_base",
-        msr::TSC_AUX => "msrs.tsc_aux",
-        msr::SYSENTER_CS => "msrs.sysenter_cs",
-        msr::SYSENTER_ESP => "msrs.sysenter_esp",
-        msr::SYSENTER_EIP => "msrs.sysenter_eip",
-        _ => "msrs.pat",
-    }
+    let passed = PASSED.iter().find(|passed| passed.index == index);
+    passed.map_or("msrs", |passed| passed.name)
 }
 
 #[cfg(test)]
@@ -257,8 +265,8 @@ mod tests {
         state.ldtr.base = 0x77;
         state.tr.base = 0x78;
         (state.cr2, state.cr3) = (2, 0x3000);
-        for (number, (_, place)) in PASSED.iter().enumerate() {
-            *place(&mut state.msrs) = 0x40 + number as u64;
+        for (number, passed) in PASSED.iter().enumerate() {
+            *(passed.place)(&mut state.msrs) = 0x40 + number as u64;
         }
         state
     }

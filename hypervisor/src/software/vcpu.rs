@@ -8,13 +8,16 @@
 //! `Cpu::attention` is the one thing that the fast loop looks at. Whoever makes a condition true
 //! that the loop must see sets it; `SoftwareVcpu::service` sets it again while one lasts.
 
+mod blocks;
+mod step;
+
 use std::sync::Arc;
 
-use super::code_cache::{Block, BlockId, CodeCache, Key, MOST_OPS};
+use super::code_cache::CodeCache;
 use super::cpu::Cpu;
 use super::exception::Fault;
 use super::op::Stop;
-use super::translate::{HOT, Left, LinkPlace, Translator};
+use super::translate::{HOT, Translator};
 use crate::arch::x86_64::control::rflags;
 use crate::arch::x86_64::exception;
 use crate::exit::Exit;
@@ -57,9 +60,6 @@ enum Turn {
     Again,
     Leave,
 }
-
-/// Where and why a block stopped: the offset of the instruction in the block, the reason.
-type Stopped = (u16, Stop);
 
 impl SoftwareVcpu {
     /// A processor in its reset state.
@@ -220,210 +220,6 @@ impl SoftwareVcpu {
         }
     }
 
-    /// Whether the next instruction must run alone, to look at things before and after it.
-    fn must_step(&self) -> bool {
-        self.apart
-            || self.cpu.interrupt_shadow
-            || self.cpu.system_flags & rflags::TF != 0
-            || self.cpu.bus.in_progress()
-            || !self.debug_points.is_empty()
-    }
-
-    /// Runs exactly one instruction with everything that may surround it.
-    fn step(&mut self) -> Turn {
-        if !self.passed_breakpoint && self.at_breakpoint() {
-            self.passed_breakpoint = true;
-            return self.leave(Exit::Debug);
-        }
-        let traced = self.cpu.system_flags & rflags::TF != 0;
-        let shadowed = std::mem::take(&mut self.cpu.interrupt_shadow);
-        let before = self.cpu.retired;
-        let watched = self.watched_values();
-        let turn = if self.apart {
-            self.run_apart()
-        } else {
-            self.run_block(1)
-        };
-        self.cpu.attention = true;
-        if self.cpu.retired == before {
-            // It did not retire; a fault's delivery ends the shadow, anything else keeps it.
-            let waits = self.cpu.bus.waiting().is_some() || self.apart;
-            self.cpu.interrupt_shadow |= shadowed && waits;
-            return turn;
-        }
-        self.cpu.bus.clear();
-        self.passed_breakpoint = false;
-        self.cpu.debug_trap |= traced;
-        if turn == Turn::Again && watched != self.watched_values() {
-            return self.leave(Exit::Debug);
-        }
-        turn
-    }
-
-    /// Runs one instruction decoded for this once.
-    fn run_apart(&mut self) -> Turn {
-        self.apart = false;
-        let (rip, linear) = (self.cpu.rip, self.cpu.linear_rip());
-        let decoded = self
-            .cpu
-            .fetch_address(linear)
-            .and_then(|gpa| self.cpu.decode_one(gpa));
-        let op = match decoded {
-            Ok((decoded, _)) => decoded.op,
-            Err(stop) => return self.finish(rip, stop),
-        };
-        self.cpu.rip = self.cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
-        self.cpu.bus.rewind();
-        match (op.run)(&mut self.cpu, &op) {
-            Ok(()) => {
-                self.cpu.retired += 1;
-                Turn::Again
-            }
-            Err(stop) => {
-                self.cpu.attribute_fault(op.segment);
-                self.finish(rip, stop)
-            }
-        }
-    }
-
-    fn at_breakpoint(&self) -> bool {
-        let linear = self.cpu.linear_rip();
-        self.debug_points.contains(&DebugPoint::Execute(linear))
-    }
-
-    /// The watched bytes, to be compared after the instruction.
-    fn watched_values(&self) -> Vec<Option<[u8; 8]>> {
-        let watched = self.debug_points.iter().filter_map(|point| match point {
-            DebugPoint::Write { address, len } => Some((*address, *len)),
-            DebugPoint::Execute(_) => None,
-        });
-        watched
-            .map(|(address, len)| self.cpu.mmu.peek(address, usize::from(len.min(8))))
-            .collect()
-    }
-
-    /// The block at RIP, which `from` may have led to.
-    #[inline(always)]
-    fn block_at_rip(&mut self, from: Option<BlockId>) -> Result<BlockId, Stop> {
-        let gpa = self.cpu.fetch_address(self.cpu.linear_rip())?;
-        let key = Key::new(self.cpu.rip, gpa, self.cpu.mode);
-        let found = match from {
-            Some(from) => self.cache.follow(from, &key),
-            None => self.cache.find(&key),
-        };
-        if let Some(id) = found {
-            let second = self.cache.block(id).second;
-            if second.is_none() || second == Some(self.cpu.fetch_second_page()?) {
-                return Ok(id);
-            }
-            // Its last bytes are others now.
-            self.cache.drop_block(id);
-        }
-        let block = self.cpu.build_block(&key)?;
-        if !self.cache.has_room() {
-            self.drop_code();
-        }
-        Ok(self.cache.insert(block))
-    }
-
-    /// Drops everything decoded and translated.
-    fn drop_code(&mut self) {
-        self.cache.clear();
-        if let Some(translator) = &mut self.translator {
-            translator.clear();
-        }
-    }
-
-    /// Executes at most `limit` instructions of the block at RIP.
-    fn run_block(&mut self, limit: u64) -> Turn {
-        let rip = self.cpu.rip;
-        let id = match self.block_at_rip(None) {
-            Ok(id) => id,
-            Err(stop) => return self.finish(rip, stop),
-        };
-        self.cpu.bus.rewind();
-        let block = self.cache.block(id);
-        match execute_part(&mut self.cpu, &self.cache, block, limit) {
-            Ok(()) => Turn::Again,
-            Err((offset, stop)) => self.finish(rip.wrapping_add(u64::from(offset)), stop),
-        }
-    }
-
-    /// Executes whole blocks, one after the other, until something wants to be looked at.
-    fn run_blocks(&mut self, until: u64) -> Turn {
-        let mut from = None;
-        let mut link = None;
-        self.cpu.bus.rewind();
-        loop {
-            let rip = self.cpu.rip;
-            let id = match self.block_at_rip(from) {
-                Ok(id) => id,
-                Err(stop) => return self.finish(rip, stop),
-            };
-            let block = self.cache.block_mut(id);
-            if until - self.cpu.retired < u64::from(block.len) {
-                return self.run_block(until - self.cpu.retired);
-            }
-            let is_hot = block.heat >= self.hot
-                && self.translator.is_some()
-                && block.key().is_long()
-                && block.second.is_none();
-            if is_hot {
-                let left = self.run_translated(id, until, link.take());
-                match left {
-                    Left::Look => return Turn::Again,
-                    Left::Miss => from = None,
-                    Left::Link(place) => (from, link) = (None, Some(place)),
-                    Left::Stopped(id, op, stop) => return self.stopped_at(id, op, stop),
-                }
-            } else {
-                block.heat = block.heat.saturating_add(1);
-                from = Some(id);
-                link = None;
-                let block = self.cache.block(id);
-                if let Err((offset, stop)) = execute(&mut self.cpu, &self.cache, block) {
-                    return self.finish(rip.wrapping_add(u64::from(offset)), stop);
-                }
-            }
-            if self.cpu.attention || self.cpu.retired == until || self.kicker.is_kicked() {
-                return Turn::Again;
-            }
-        }
-    }
-
-    /// Runs the translation of a block and what it leads to; translates it first if need be, and
-    /// links the jump at `link` to it.
-    fn run_translated(&mut self, id: BlockId, until: u64, link: Option<LinkPlace>) -> Left {
-        let Some(translator) = &mut self.translator else {
-            unreachable!("without a translator no block becomes hot");
-        };
-        if self.cache.block(id).code == 0 {
-            if !translator.has_room() {
-                // The block goes too, and is found cold again.
-                self.drop_code();
-                return Left::Miss;
-            }
-            let code = translator.translate(&self.cache, id);
-            self.cache.block_mut(id).code = code;
-        }
-        let block = self.cache.block(id);
-        translator.note_jump(block);
-        if let Some(place) = link {
-            translator.link(place, block.code);
-        }
-        translator.run(&mut self.cpu, block.code, until, self.kicker.address())
-    }
-
-    /// Turns a stop in translated code into what it is in the interpreter.
-    fn stopped_at(&mut self, id: BlockId, op: u32, stop: Stop) -> Turn {
-        let block = self.cache.block(id);
-        let (rip, retired) = (block.rip(), op - block.first_op());
-        let op = *self.cache.op(op);
-        self.cpu.retired += u64::from(retired);
-        self.cpu.attribute_fault(op.segment);
-        self.finish(rip.wrapping_add(u64::from(op.offset)), stop)
-    }
-
     /// What the slow side of the loop does: one look around, and one instruction or block.
     #[inline(never)]
     fn run_attentively(&mut self, until: u64) -> Turn {
@@ -452,42 +248,6 @@ impl SoftwareVcpu {
         }
         self.run_blocks(until)
     }
-}
-
-/// Executes all of `block`.
-#[inline(always)]
-fn execute(cpu: &mut Cpu, cache: &CodeCache, block: &Block) -> Result<(), Stopped> {
-    cpu.rip = block.next_rip;
-    for (index, op) in cache.fast_ops(block).iter().enumerate() {
-        if let Err(stop) = (op.run)(cpu, op) {
-            cpu.retired += index as u64;
-            cpu.attribute_fault(op.segment);
-            return Err((op.offset, stop));
-        }
-    }
-    cpu.retired += u64::from(block.len);
-    Ok(())
-}
-
-/// Executes at most `limit` instructions of `block`.
-#[inline(never)]
-fn execute_part(
-    cpu: &mut Cpu,
-    cache: &CodeCache,
-    block: &Block,
-    limit: u64,
-) -> Result<(), Stopped> {
-    for op in cache.single_ops(block, limit.min(MOST_OPS as u64) as usize) {
-        let rip = block.rip().wrapping_add(u64::from(op.offset));
-        // RIP is the next instruction while a handler runs.
-        cpu.rip = cpu.wrap_rip(rip.wrapping_add(u64::from(op.len)));
-        if let Err(stop) = (op.run)(cpu, op) {
-            cpu.attribute_fault(op.segment);
-            return Err((op.offset, stop));
-        }
-        cpu.retired += 1;
-    }
-    Ok(())
 }
 
 impl Vcpu for SoftwareVcpu {
