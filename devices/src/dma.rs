@@ -25,6 +25,20 @@ pub trait GuestRam {
     /// If any byte is not memory; what `into` holds is then undefined.
     fn read(&self, gpa: u64, into: &mut [u8]) -> Result<(), RamError>;
 
+    /// Appends `len` bytes of guest memory at `gpa` to `into`.
+    ///
+    /// # Errors
+    /// If any byte is not memory; what was appended is then undefined.
+    fn append(&self, gpa: u64, len: usize, into: &mut Vec<u8>) -> Result<(), RamError> {
+        if !self.is_ram(gpa, len as u64) {
+            let len = len as u64;
+            return Err(RamError { gpa, len });
+        }
+        let start = into.len();
+        into.resize(start + len, 0);
+        self.read(gpa, &mut into[start..])
+    }
+
     /// Copies `from` into guest memory at `gpa`.
     ///
     /// # Errors

@@ -8,6 +8,11 @@
 
 use crate::time::{HostTime, NS_PER_MS};
 
+/// How many times the usual silence both sides bear while the backup is being cloned. Nobody's life
+/// hangs on the other yet, and a host that takes gigabytes in may stand still for a while, as when
+/// its disk does.
+pub const CLONE_PATIENCE: u64 = 5;
+
 /// Judges a peer by the time since it was last heard.
 #[derive(Clone, Debug)]
 pub struct FaultDetector {

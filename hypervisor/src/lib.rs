@@ -22,7 +22,7 @@ pub mod vm;
 pub use capabilities::{Capabilities, HostCapabilities};
 pub use exit::Exit;
 pub use hypervisor_trait::{Hypervisor, HypervisorError, VmSpec};
-pub use memory::{GuestAddress, GuestMemory, HIGH_START, LOW_LIMIT, MemoryError};
+pub use memory::{GuestAddress, GuestMemory, HIGH_START, LOW_LIMIT, MemoryError, MemoryKind};
 pub use state::CpuState;
 pub use vcpu::{Kicker, TscClock, Vcpu, VcpuError};
 pub use vm::Vm;

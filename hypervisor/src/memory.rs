@@ -1,4 +1,4 @@
-//! Guest memory: one anonymous mapping, seen at two guest physical ranges, with the record of
+//! Guest memory: one mapping, seen at two guest physical ranges, with the record of
 //! which pages changed.
 //!
 //! ```text
@@ -17,6 +17,9 @@
 //! UNSAFETY: maps and copies host memory that the guest also sees.
 #![allow(unsafe_code)]
 
+mod shared;
+
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes in a page of guest memory.
@@ -48,6 +51,17 @@ pub enum MemoryError {
         #[source]
         source: std::io::Error,
     },
+    /// A descriptor of something else, or of memory that could be cut.
+    #[error("the descriptor is not one of guest memory: its size is not sealed")]
+    NotSealed,
+    /// A descriptor of other memory.
+    #[error("the descriptor is of {found} bytes of memory, the guest has {size}")]
+    FileSize {
+        /// Bytes that it has.
+        found: u64,
+        /// Bytes that the guest has.
+        size: u64,
+    },
     /// An access reaches outside memory.
     #[error("guest physical range {address:#x}+{len:#x} is not all memory")]
     Range {
@@ -56,6 +70,42 @@ pub enum MemoryError {
         /// Bytes.
         len: u64,
     },
+}
+
+/// Whose a guest's memory is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// This process's alone.
+    #[default]
+    Private,
+    /// Another process can map it too, if it is given the descriptor.
+    Shared,
+}
+
+fn check_size(size: u64) -> Result<(), MemoryError> {
+    if size == 0 || !size.is_multiple_of(PAGE_SIZE) || size > 1 << 44 {
+        return Err(MemoryError::Size { size });
+    }
+    Ok(())
+}
+
+fn map(size: u64, flags: libc::c_int, file: libc::c_int) -> Result<*mut u8, MemoryError> {
+    // SAFETY: a fresh mapping at an address of the host's choice.
+    let base = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size as usize,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            file,
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        let source = std::io::Error::last_os_error();
+        return Err(MemoryError::Map { size, source });
+    }
+    Ok(base.cast())
 }
 
 /// The memory of one guest.
@@ -69,9 +119,11 @@ pub struct GuestMemory {
     generation: AtomicU64,
     /// Bits set in `dirty`.
     dirty_count: AtomicU64,
+    /// What is mapped, if another process can map it too.
+    file: Option<File>,
 }
 
-// SAFETY: `base` points to a private mapping that lives as long as `self`. Access goes through
+// SAFETY: `base` points to a mapping of our own that lives as long as `self`. Access goes through
 // `&self` copies that never hand out references; the owner of the machine is its only user at a
 // time, which the run loop upholds.
 unsafe impl Send for GuestMemory {}
@@ -79,42 +131,41 @@ unsafe impl Send for GuestMemory {}
 unsafe impl Sync for GuestMemory {}
 
 impl GuestMemory {
-    /// Maps `size` bytes of zeroes.
+    /// Maps `size` bytes of zeroes, for this process alone.
     ///
     /// # Errors
     /// When `size` is not a positive number of pages, or the host has not the memory.
     pub fn new(size: u64) -> Result<Self, MemoryError> {
-        if size == 0 || !size.is_multiple_of(PAGE_SIZE) || size > 1 << 44 {
-            return Err(MemoryError::Size { size });
+        check_size(size)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        Ok(Self::at(map(size, flags, -1)?, size, None))
+    }
+
+    /// Maps `size` bytes of zeroes.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::new`].
+    pub fn of_kind(kind: MemoryKind, size: u64) -> Result<Self, MemoryError> {
+        match kind {
+            MemoryKind::Private => Self::new(size),
+            MemoryKind::Shared => Self::shared(size),
         }
-        // SAFETY: a fresh anonymous mapping at an address of the host's choice.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(MemoryError::Map {
-                size,
-                source: std::io::Error::last_os_error(),
-            });
-        }
+    }
+
+    /// Memory at a mapping of its own, nothing of it written yet.
+    fn at(base: *mut u8, size: u64, file: Option<File>) -> Self {
         let words = (size / PAGE_SIZE).div_ceil(64) as usize;
         let bitmap = || (0..words).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self {
-            base: base.cast(),
+        Self {
+            base,
             size,
             low_end: size.min(LOW_LIMIT),
             dirty: bitmap(),
             touched: bitmap(),
             generation: AtomicU64::new(0),
             dirty_count: AtomicU64::new(0),
-        })
+            file,
+        }
     }
 
     /// Bytes of memory.
@@ -207,6 +258,32 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Appends `len` bytes of memory at `gpa` to `into`: what [`Self::read`] does, for a buffer
+    /// that need not be cleared first.
+    ///
+    /// # Errors
+    /// When the range is not all memory; nothing is appended then.
+    pub fn append(
+        &self,
+        gpa: GuestAddress,
+        len: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), MemoryError> {
+        let offset = self.span(gpa, len)?;
+        into.reserve(len);
+        // SAFETY: `span` checked that the range lies inside the mapping; the `len` bytes behind the
+        // end of `into` were just reserved, are ours alone, and are set when the length is.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.base.add(offset as usize),
+                into.as_mut_ptr().add(into.len()),
+                len,
+            );
+            into.set_len(into.len() + len);
+        }
+        Ok(())
+    }
+
     /// Copies `from` into memory at `gpa`, and records the pages as written.
     ///
     /// # Errors
@@ -256,6 +333,12 @@ impl GuestMemory {
         self.touched[word].fetch_or(bit, Ordering::Relaxed);
     }
 
+    /// Records page number `page` as written at some time, by somebody else.
+    fn touch(&self, page: u64) {
+        let (word, bit) = ((page / 64) as usize, 1u64 << (page % 64));
+        self.touched[word].fetch_or(bit, Ordering::Relaxed);
+    }
+
     /// Pages written since the last call, in rising order; starts the record anew.
     pub fn take_dirty(&self) -> Vec<u64> {
         self.generation.fetch_add(1, Ordering::Relaxed);
@@ -300,7 +383,7 @@ impl GuestMemory {
 
 impl Drop for GuestMemory {
     fn drop(&mut self) {
-        // SAFETY: unmaps exactly what `new` mapped; nobody can hold a pointer past `self`.
+        // SAFETY: unmaps exactly what `map` mapped; nobody can hold a pointer past `self`.
         unsafe {
             libc::munmap(self.base.cast(), self.size as usize);
         }
@@ -335,6 +418,9 @@ mod tests {
         let mut back = [0; 4];
         memory.read(GuestAddress(4094), &mut back).unwrap();
         assert_eq!(back, [1, 2, 3, 4]);
+        let mut more = vec![0];
+        memory.append(GuestAddress(4095), 2, &mut more).unwrap();
+        assert_eq!(more, [0, 2, 3]);
         assert_eq!(memory.dirty_count(), 2);
         assert_eq!(memory.take_dirty(), [0, 1]);
         assert_eq!(memory.dirty_count(), 0);
@@ -357,6 +443,9 @@ mod tests {
                 memory.write(GuestAddress(address), &vec![0; len]).is_err(),
                 "{address:#x}"
             );
+            let mut nothing = Vec::new();
+            let appended = memory.append(GuestAddress(address), len, &mut nothing);
+            assert!(appended.is_err() && nothing.is_empty(), "{address:#x}");
         }
     }
 

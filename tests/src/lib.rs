@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod capture;
 pub mod command;
+pub mod cores;
 pub mod faults;
 pub mod measure;
 pub mod migration;

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::HarnessError;
@@ -50,6 +52,18 @@ pub fn median_of(runs: &[Work], figure: fn(&Work) -> f64) -> f64 {
     median(&runs.iter().map(figure).collect::<Vec<_>>())
 }
 
+/// Processor seconds that a process has taken, with what the kernel did for it.
+///
+/// # Errors
+/// When the process is not there.
+pub fn cpu_s(process: &VmProcess) -> Result<f64, HarnessError> {
+    let refused = |error: nix::Error| HarnessError::host("read a process's clock")(error.into());
+    let pid = Pid::from_raw(process.pid().cast_signed());
+    let clock = clock_getcpuclockid(pid).map_err(refused)?;
+    let taken = clock.now().map_err(refused)?;
+    Ok(Duration::from(taken).as_secs_f64())
+}
+
 /// Time and instructions between two marks.
 fn between(process: &VmProcess, line: &mut Line, job: &str) -> Result<(f64, f64), HarnessError> {
     line.receive_until(&format!("MARK begin {job}"), WORK_TIMEOUT)?;
@@ -84,7 +98,7 @@ pub fn time_jobs(process: &VmProcess, line: &mut Line) -> Result<Work, HarnessEr
 pub fn time_shell(process: &VmProcess, line: &mut Line) -> Result<Work, HarnessError> {
     // The quotes keep the terminal's echo of a command from looking like a mark.
     let commands = [
-        "echo MA''RK begin sha256; head -c 8388608 /dev/zero | sha256sum; echo MA''RK end sha256",
+        "echo MA''RK begin sha256; head -c 2097152 /dev/zero | sha256sum; echo MA''RK end sha256",
         "echo MA''RK begin loop; i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; \
          echo MA''RK end loop",
     ];

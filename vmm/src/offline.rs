@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use ft::log::{LogError, LogReader};
 use ft::verify::{VerifyError, VerifySummary, verify};
-use hypervisor::Hypervisor;
 use hypervisor::capabilities::LogicalClock;
+use hypervisor::{Hypervisor, MemoryKind};
 
 use crate::host::serial::{SerialError, SerialHost, SerialTarget};
 use crate::machine::{BuildError, DiskStores, MachineConfig, SERIAL, VirtualMachine};
@@ -87,7 +87,8 @@ pub fn replay(
     let fingerprint = reader.header().fingerprint.clone();
     let config =
         MachineConfig::from_fingerprint(&fingerprint).ok_or(OfflineError::Machine(fingerprint))?;
-    let mut machine = VirtualMachine::blank(config, DiskStores::new(), hypervisor)?;
+    let mut machine =
+        VirtualMachine::blank(config, MemoryKind::Private, DiskStores::new(), hypervisor)?;
     if machine.logical_clock() != LogicalClock::Instructions {
         return Err(OfflineError::Clock(machine.hypervisor_name()));
     }

@@ -78,17 +78,25 @@ impl Chain {
         Ok(true)
     }
 
-    /// The whole readable part, if it is at most `limit` bytes.
+    /// The readable part from `offset` on, if it is at most `limit` bytes; nothing if it ends
+    /// before.
     ///
     /// # Errors
     /// If the buffers are not memory.
-    pub fn read_all(&self, ram: &dyn GuestRam, limit: usize) -> Result<Option<Vec<u8>>, RamError> {
-        let len = self.readable_len();
+    pub fn read_from(
+        &self,
+        ram: &dyn GuestRam,
+        offset: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, RamError> {
+        let len = self.readable_len().saturating_sub(offset);
         if len > limit as u64 {
             return Ok(None);
         }
-        let mut bytes = vec![0; len as usize];
-        self.read(ram, 0, &mut bytes)?;
+        let mut bytes = Vec::with_capacity(len as usize);
+        for (gpa, len) in pieces(&self.readable, offset, len as usize) {
+            ram.append(gpa, len, &mut bytes)?;
+        }
         Ok(Some(bytes))
     }
 }
@@ -144,10 +152,14 @@ mod tests {
         assert!(!chain.read(&ram, 5, &mut four).unwrap());
         assert!(!chain.read(&ram, u64::MAX, &mut four).unwrap());
         assert_eq!(
-            chain.read_all(&ram, 8).unwrap(),
+            chain.read_from(&ram, 0, 8).unwrap(),
             Some(vec![1, 2, 3, 4, 5, 6, 7, 8])
         );
-        assert_eq!(chain.read_all(&ram, 7).unwrap(), None);
+        assert_eq!(chain.read_from(&ram, 0, 7).unwrap(), None);
+        let from = |offset| chain.read_from(&ram, offset, 7).unwrap();
+        assert_eq!(from(2), Some(vec![3, 4, 5, 6, 7, 8]));
+        assert_eq!(from(4), Some(vec![5, 6, 7, 8]));
+        assert_eq!(from(9), Some(vec![]));
         assert!(chain.write(&mut ram, 1, &[9, 9, 9]).unwrap());
         assert_eq!(
             (&ram.bytes()[20..22], &ram.bytes()[30..34]),

@@ -167,6 +167,7 @@ impl Backup {
         self.offset.sample(&decoder, now);
         self.decoder = Some(decoder);
         self.ledger = base.ledger;
+        self.detector.set_timeout(self.parameters.timeout_ms);
         self.queue.push(Item::Cloned(sections, base));
         Ok(())
     }

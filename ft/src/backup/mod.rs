@@ -22,7 +22,7 @@ mod work_queue;
 use std::collections::VecDeque;
 
 use crate::failover::{Promotion, Suspicion};
-use crate::fault_detector::FaultDetector;
+use crate::fault_detector::{CLONE_PATIENCE, FaultDetector};
 use crate::fence::{Fence, FenceError};
 use crate::link::Link;
 use crate::log::EntryCoder;
@@ -257,7 +257,8 @@ impl Backup {
             Ok(fence) => {
                 self.generation = hello.generation;
                 self.parameters = hello.parameters;
-                self.detector = FaultDetector::new(self.parameters.timeout_ms, now);
+                let timeout_ms = self.parameters.timeout_ms.saturating_mul(CLONE_PATIENCE);
+                self.detector = FaultDetector::new(timeout_ms, now);
                 self.fence = Some(fence);
                 self.strays = StrayPages::of(machine);
                 let ack = HelloAck {

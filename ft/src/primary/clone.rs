@@ -228,6 +228,8 @@ impl Primary {
         self.pausing = Some((now, summary));
         protection.unconfirmed = Some(summary);
         protection.phase = Phase::Protected;
+        let timeout_ms = protection.parameters.timeout_ms;
+        protection.detector.set_timeout(timeout_ms);
         self.recorder
             .restart_epochs(protection.parameters.epoch_ms, now);
         self.gate.rebase();

@@ -6,7 +6,7 @@ use crate::codec::FieldWriter;
 use crate::divergence::DivergenceReport;
 use crate::event::SyncPoint;
 use crate::failover::{FenceAttempt, Suspicion};
-use crate::fault_detector::FaultDetector;
+use crate::fault_detector::{CLONE_PATIENCE, FaultDetector};
 use crate::fence::Fence;
 use crate::histogram::LatencyHistogram;
 use crate::link::{Link, TrafficKind};
@@ -125,10 +125,14 @@ impl Protection {
         phase: Phase,
         now: HostTime,
     ) -> Self {
+        let timeout_ms = match phase {
+            Phase::Protected => parameters.timeout_ms,
+            _ => parameters.timeout_ms.saturating_mul(CLONE_PATIENCE),
+        };
         Self {
             link: Link::new(now),
             link_closed: false,
-            detector: FaultDetector::new(parameters.timeout_ms, now),
+            detector: FaultDetector::new(timeout_ms, now),
             lease: Lease::new(parameters.lease_ms),
             parameters,
             fence,

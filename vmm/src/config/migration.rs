@@ -54,9 +54,8 @@ pub fn check_send_migration(config: &SendMigrationConfig) -> Result<(), ConfigEr
     if *preserve_source && !local {
         return Err(ConfigError::invalid("preserve_source", "it needs local"));
     }
-    if *local {
-        let reason = "the guest's memory belongs to its process alone and cannot be passed by \
-                      descriptor in this build: leave it off";
+    if *local && !is_unix {
+        let reason = "memory is handed over through a Unix socket (destination_url=unix:PATH)";
         return Err(ConfigError::invalid("local", reason));
     }
     for (field, value) in [("downtime_ms", *downtime_ms), ("timeout_s", *timeout_s)] {
@@ -200,7 +199,7 @@ mod tests {
             (json!({"tls_dir": "/t"}), "tls_dir is not supported"),
             (json!({"memory_mode": "Postcopy"}), "memory_mode: Postcopy"),
             (json!({"preserve_source": true}), "preserve_source"),
-            (json!({"local": true}), "local: the guest's memory"),
+            (json!({"local": true}), "local: memory is handed over"),
         ] {
             let error = send(change.clone()).unwrap_err();
             assert!(error.contains(text), "{change}: {error}");

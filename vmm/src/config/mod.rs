@@ -28,4 +28,4 @@ pub use endpoint::{Endpoint, EndpointError, inherited};
 pub use error::ConfigError;
 pub use ft::{check_ft_receive, check_ft_start};
 pub use migration::{check_receive_migration, check_restore, check_send_migration};
-pub use settings::{HostLimits, VmSettings, serial_target};
+pub use settings::{HostLimits, VmSettings, memory_kind, serial_target};

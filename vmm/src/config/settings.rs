@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use api_client::types::{ConsoleMode, HypervisorChoice, SerialConfig, VmConfig};
+use hypervisor::MemoryKind;
 use serde_json::Value;
 
 use super::devices::{self, DeviceSettings};
@@ -49,6 +50,8 @@ fn memory_total(meminfo: &str) -> Option<u64> {
 pub struct VmSettings {
     /// Bytes of memory.
     pub memory_bytes: u64,
+    /// Whose it is.
+    pub memory: MemoryKind,
     /// Kernel image.
     pub kernel: PathBuf,
     /// Kernel command line; empty if none was given.
@@ -85,6 +88,7 @@ impl VmSettings {
             .unwrap_or_default();
         Ok(Self {
             memory_bytes,
+            memory: memory_kind(config),
             kernel,
             cmdline,
             initramfs,
@@ -146,6 +150,14 @@ fn processors(config: &VmConfig) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// Whose memory a VM is to have.
+pub fn memory_kind(config: &VmConfig) -> MemoryKind {
+    match config.memory.shared {
+        true => MemoryKind::Shared,
+        false => MemoryKind::Private,
+    }
 }
 
 fn memory(config: &VmConfig, host: &HostLimits) -> Result<u64, ConfigError> {

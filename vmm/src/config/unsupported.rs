@@ -14,6 +14,7 @@ use super::ConfigError;
 const SUPPORTED: &[&str] = &[
     "cpus.boot_vcpus",
     "cpus.max_vcpus",
+    "memory.shared",
     "memory.size",
     "payload.kernel",
     "payload.cmdline",

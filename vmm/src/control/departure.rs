@@ -31,6 +31,8 @@ fn options(request: &SendMigrationConfig) -> Result<SendOptions, ControlError> {
         timeout: Duration::from_secs(request.timeout_s),
         stops_at_timeout: request.timeout_strategy == TimeoutStrategy::Ignore,
         connections: request.connections,
+        local: request.local,
+        preserves_source: request.preserve_source,
     })
 }
 
@@ -50,7 +52,7 @@ impl Control {
     /// When it cannot be begun: the destination cannot be reached, or the VM cannot migrate.
     pub fn send_migration(&self, request: &SendMigrationConfig) -> Result<(), ControlError> {
         let options = options(request)?;
-        let departing = self.begin_departure()?;
+        let departing = self.begin_departure(&options)?;
         let begun = self.connect_and_start(departing, options);
         if begun.is_err() {
             self.lock().departing = None;
@@ -59,7 +61,7 @@ impl Control {
     }
 
     /// Keeps other calls away from the VM.
-    fn begin_departure(&self) -> Result<Departing, ControlError> {
+    fn begin_departure(&self, options: &SendOptions) -> Result<Departing, ControlError> {
         let handle = self.handle(OPERATION)?;
         let mut state = self.lock();
         if state.departing.is_some() {
@@ -81,6 +83,14 @@ impl Control {
         let vm = state.config.clone().ok_or_else(|| {
             ControlError::new(404, OPERATION, vec!["VM config is missing".to_owned()])
         })?;
+        if options.local && !vm.memory.shared {
+            return Err(refused(&SendError::NotShared.to_string()));
+        }
+        if options.preserves_source && vm.disks.as_ref().is_some_and(|disks| !disks.is_empty()) {
+            return Err(refused(
+                "preserve_source: the VM would keep its disks, which the other needs",
+            ));
+        }
         let (cancel, progress) = (Cancel::default(), Progress::new(MigrationState::Copying));
         state.departing = Some(cancel.clone());
         Ok(Departing {
@@ -143,13 +153,18 @@ impl Control {
             tell: &tell,
         };
         match sending.send(channel, vm, outline) {
-            Ok(downtime) => self.departed(handle, &progress, downtime),
+            Ok(downtime) => {
+                self.tell_of_departure(&progress, downtime);
+                match options.preserves_source {
+                    true => self.preserve(),
+                    false => self.departed(handle),
+                }
+            }
             Err(error) => self.stay(&handle, &progress, &error),
         }
     }
 
-    /// The VM is elsewhere: nothing of it stays here, and the process ends.
-    fn departed(&self, handle: Arc<VmHandle>, progress: &Progress, downtime: Duration) {
+    fn tell_of_departure(&self, progress: &Progress, downtime: Duration) {
         progress.end(MigrationState::Finished, None);
         let info = progress.info();
         let properties = vec![
@@ -165,6 +180,19 @@ impl Control {
             info.transferred_bytes
         );
         (self.setting.events)("vm", "migration-finished", properties);
+    }
+
+    /// The VM is in two processes, paused in both: whoever resumes it says that the other will not.
+    fn preserve(&self) {
+        let mut state = self.lock();
+        state.departing = None;
+        if let Some(running) = &mut state.running {
+            (running.paused, running.away) = (true, true);
+        }
+    }
+
+    /// The VM is elsewhere: nothing of it stays here, and the process ends.
+    fn departed(&self, handle: Arc<VmHandle>) {
         drop(handle);
         self.lock().departing = None;
         self.discard();

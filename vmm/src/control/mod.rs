@@ -296,6 +296,7 @@ impl Control {
         let stores = images.stores(&specs).map_err(|error| failed(&error))?;
         let machine = VirtualMachine::new(
             machine_config(&settings, specs.clone(), hypervisor.tsc_khz()),
+            settings.memory,
             &payload,
             stores,
             hypervisor.as_ref(),

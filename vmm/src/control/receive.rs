@@ -8,7 +8,7 @@ use api_client::types::{ConfigOverrides, FtReceiveConfig, VmConfig};
 
 use super::{Control, ControlError, Running, causes};
 use crate::api::state::Phase;
-use crate::config::{HostLimits, devices, overrides, serial_target};
+use crate::config::{HostLimits, devices, memory_kind, overrides, serial_target};
 use crate::host::devices::{DeviceError, HostDevices, Images};
 use crate::machine::{BuildError, MachineConfig, VirtualMachine};
 use crate::vm::{Address, Builder, Built, Listening, Mailbox, Message, Start, VmHandle};
@@ -79,7 +79,7 @@ impl Make {
         let stores = images.stores(&config.virtio).map_err(described_wrongly)?;
         let specs = config.virtio.clone();
         let hypervisor = self.control.backend_of(&vm)?;
-        let machine = VirtualMachine::blank(config, stores, hypervisor.as_ref())?;
+        let machine = VirtualMachine::blank(config, memory_kind(&vm), stores, hypervisor.as_ref())?;
         let host = HostDevices::prepare(settings, serial, images, specs, self.mailbox.clone());
         self.control.lock().config = Some(vm);
         Ok((Box::new(machine), Box::new(host)))

@@ -196,6 +196,7 @@ mod tests {
     use crate::machine::{BuildError, DiskStores, VirtualMachine};
     use devices::virtio::block::BlockConfig;
     use devices::virtio::net::NetConfig;
+    use hypervisor::MemoryKind;
     use hypervisor::software::SoftwareHypervisor;
 
     #[test]
@@ -293,7 +294,12 @@ mod tests {
             let error = config.check().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
             // Nor does anything abort on the way there.
-            let made = VirtualMachine::blank(config, DiskStores::new(), &SoftwareHypervisor);
+            let made = VirtualMachine::blank(
+                config,
+                MemoryKind::Private,
+                DiskStores::new(),
+                &SoftwareHypervisor,
+            );
             assert!(matches!(made, Err(BuildError::Config(_))), "{text}");
         }
     }

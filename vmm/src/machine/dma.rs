@@ -39,6 +39,15 @@ impl GuestRam for Dma {
         read.map_err(|_| RamError { gpa, len })
     }
 
+    fn append(&self, gpa: u64, len: usize, into: &mut Vec<u8>) -> Result<(), RamError> {
+        if len == 0 {
+            return Ok(());
+        }
+        let read = self.memory.append(GuestAddress(gpa), len, into);
+        let len = len as u64;
+        read.map_err(|_| RamError { gpa, len })
+    }
+
     fn write(&mut self, gpa: u64, from: &[u8]) -> Result<(), RamError> {
         let len = from.len() as u64;
         if len == 0 {

@@ -21,6 +21,7 @@ mod saved;
 mod virtio;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use devices::board::{Board, BoardConfig, DeviceEvent};
@@ -33,7 +34,7 @@ use hypervisor::arch::x86_64::paging::PHYSICAL_BITS;
 use hypervisor::capabilities::LogicalClock;
 use hypervisor::{
     CpuState, GuestAddress, GuestMemory, Hypervisor, HypervisorError, Kicker, MemoryError,
-    TscClock, Vcpu, VmSpec,
+    MemoryKind, TscClock, Vcpu, VmSpec,
 };
 
 use self::boot_image::MOST_PAGES;
@@ -123,6 +124,7 @@ impl VirtualMachine {
     /// When memory, processor or guest cannot be had.
     pub fn new(
         config: MachineConfig,
+        memory: MemoryKind,
         payload: &Payload,
         stores: DiskStores,
         hypervisor: &dyn Hypervisor,
@@ -135,7 +137,7 @@ impl VirtualMachine {
             boot_pages: boot.page_count(),
             ..config
         };
-        let mut machine = Self::blank(config, stores, hypervisor)?;
+        let mut machine = Self::blank(config, memory, stores, hypervisor)?;
         machine.boot = boot;
         let state = loader::load(&machine.memory, payload, machine.platform())?;
         machine.vcpu.restore(&state)?;
@@ -149,11 +151,12 @@ impl VirtualMachine {
     /// When memory or processor cannot be had.
     pub fn blank(
         config: MachineConfig,
+        memory: MemoryKind,
         stores: DiskStores,
         hypervisor: &dyn Hypervisor,
     ) -> Result<Self, BuildError> {
         config.check()?;
-        let memory = Arc::new(GuestMemory::new(config.memory_size)?);
+        let memory = Arc::new(GuestMemory::of_kind(memory, config.memory_size)?);
         let boot = BootImage::blank(config.boot_pages);
         Self::over(config, (memory, boot), stores, hypervisor)
     }
@@ -224,6 +227,14 @@ impl VirtualMachine {
     /// What the machine consists of.
     pub fn config(&self) -> &MachineConfig {
         &self.config
+    }
+
+    /// The descriptor by which another process can map the memory; none if it is this one's alone.
+    ///
+    /// # Errors
+    /// When the host has no further descriptor.
+    pub fn memory_file(&self) -> std::io::Result<Option<OwnedFd>> {
+        self.memory.file()
     }
 
     /// The backend's name.

@@ -6,6 +6,8 @@
 //!
 //! Whoever waits looks every now and then whether it is still wanted.
 
+mod descriptors;
+
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

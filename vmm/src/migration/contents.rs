@@ -3,13 +3,14 @@
 //! Several connections may set pages at the same time, each others; what is in a page that two of
 //! them set is open, as it is for two writes of one processor.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ft::codec::{CodecError, FieldReader};
 use ft::machine::{PAGE_SIZE, Page, ZERO_PAGE};
 use ft::snapshot::read_pages;
 use ft::time::PageNumber;
-use hypervisor::{GuestAddress, GuestMemory, MemoryError};
+use hypervisor::{GuestAddress, GuestMemory, MemoryError, MemoryKind};
 
 use super::layout::Layout;
 use crate::machine::{BootImage, MachineConfig};
@@ -46,12 +47,26 @@ impl Contents {
     ///
     /// # Errors
     /// When the host has not the memory.
-    pub fn new(config: &MachineConfig) -> Result<Self, ContentsError> {
-        Ok(Self {
+    pub fn new(config: &MachineConfig, memory: MemoryKind) -> Result<Self, ContentsError> {
+        let memory = GuestMemory::of_kind(memory, config.memory_size)?;
+        Ok(Self::with(config, memory))
+    }
+
+    /// Memory that another process has handed over, and boot files of zeroes.
+    ///
+    /// # Errors
+    /// When `file` is not the memory of such a machine.
+    pub fn over(config: &MachineConfig, file: OwnedFd) -> Result<Self, ContentsError> {
+        let memory = GuestMemory::of_file(file, config.memory_size)?;
+        Ok(Self::with(config, memory))
+    }
+
+    fn with(config: &MachineConfig, memory: GuestMemory) -> Self {
+        Self {
             layout: Layout::of(config),
-            memory: Arc::new(GuestMemory::new(config.memory_size)?),
+            memory: Arc::new(memory),
             boot: Mutex::new(BootImage::blank(config.boot_pages)),
-        })
+        }
     }
 
     /// Where its pages are.
@@ -147,15 +162,15 @@ mod tests {
     use crate::migration::layout::BOOT_FILES_AT;
 
     fn contents() -> Contents {
-        Contents::new(&MachineConfig {
+        let config = MachineConfig {
             memory_size: 4 * PAGE_SIZE as u64,
             serial: false,
             start_seconds: 0,
             boot_pages: 2,
             tsc_khz: 1_000_000,
             virtio: Vec::new(),
-        })
-        .unwrap()
+        };
+        Contents::new(&config, MemoryKind::Private).unwrap()
     }
 
     #[test]

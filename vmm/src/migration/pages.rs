@@ -134,7 +134,7 @@ mod tests {
     use crate::machine::MachineConfig;
     use crate::migration::contents::Contents;
     use crate::migration::wire::{MOST_PACKED, decode_table};
-    use hypervisor::GuestAddress;
+    use hypervisor::{GuestAddress, MemoryKind};
 
     fn config() -> MachineConfig {
         MachineConfig {
@@ -176,7 +176,7 @@ mod tests {
             Carrier::packed(batch.clone(), Packing::None),
             Carrier::packed(batch.clone(), Packing::Lz4),
         ] {
-            let contents = Contents::new(&config()).unwrap();
+            let contents = Contents::new(&config(), MemoryKind::Private).unwrap();
             if carrier.request.command == Command::Memory {
                 let mut data = carrier.data.as_slice();
                 for range in decode_table(&carrier.payload).unwrap() {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Established ─Start─▶ Started ─Config─▶ Configured ─State─▶ Restored ─Complete─▶ (the end)
-//!                                           Memory ↺            CompletePaused
+//!                      MemoryFd ↺           Memory ↺            CompletePaused
 //! ```
 //!
 //! Any command that comes at another time, and any that cannot be carried out, is answered by an
@@ -10,6 +10,7 @@
 //! stays behind then. The monitor goes on answering its clients meanwhile: this runs on the thread
 //! of the one that asked for it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ use super::description::{Description, DescriptionError};
 use super::inlet::{self, Inlet, InletError};
 use super::progress::Progress;
 use super::state::{self, StateError};
-use super::wire::{Command, EXTENSIONS, REASONS, Request, Response, VERSION};
+use super::wire::{Command, EXTENSIONS, MEMORY_SLOT, REASONS, Request, Response, VERSION};
+use crate::config::memory_kind;
 use crate::control::causes;
 use crate::machine::MachineConfig;
 use crate::vm::Listening;
@@ -89,9 +91,9 @@ pub enum ReceiveError {
     /// A protocol that we do not speak.
     #[error("the sender speaks version {0} of the protocol, this program {VERSION}")]
     Version(u16),
-    /// A way of migrating that we do not have.
-    #[error("{0} is not supported by this build")]
-    Unsupported(&'static str),
+    /// Memory by descriptor that is none.
+    #[error("the memory that is handed over cannot be had: {0}")]
+    Handover(&'static str),
     /// The sender has called it off.
     #[error("the sender has called it off")]
     Abandoned,
@@ -122,7 +124,8 @@ enum Conversation {
 /// How far it is.
 enum Stage {
     Established,
-    Started,
+    /// With the memory that was handed over.
+    Started(Option<OwnedFd>),
     Configured(Arc<Contents>, Inlet),
     Restored,
     Completed,
@@ -132,7 +135,7 @@ impl Stage {
     const fn name(&self) -> &'static str {
         match self {
             Self::Established => "established",
-            Self::Started => "started",
+            Self::Started(_) => "started",
             Self::Configured(..) => "configured",
             Self::Restored => "restored",
             Self::Completed => "completed",
@@ -152,6 +155,16 @@ pub struct Receiving<'a> {
     pub progress: Progress,
     /// Who is told.
     pub tell: super::sender::Tell<'a>,
+}
+
+/// The descriptor that comes behind MemoryFd.
+fn take_memory(channel: &mut Channel) -> Result<OwnedFd, ReceiveError> {
+    let mut slot = [0; 4];
+    let memory = channel.read_with(&mut slot)?;
+    if u32::from_le_bytes(slot) != MEMORY_SLOT {
+        return Err(ReceiveError::Handover("it is not in slot 0"));
+    }
+    memory.ok_or(ReceiveError::Handover("no descriptor came along"))
 }
 
 impl Receiving<'_> {
@@ -249,11 +262,13 @@ impl Receiving<'_> {
                 }
                 response.extensions = request.extensions() & EXTENSIONS;
                 *tells_why = response.extensions & REASONS != 0;
-                Stage::Started
+                Stage::Started(None)
             }
-            (Stage::Started, Command::Config) => self.configure(channel, &request)?,
-            (Stage::Started, Command::MemoryFd) => {
-                return Err(ReceiveError::Unsupported("memory by descriptor (local=on)"));
+            (Stage::Started(None), Command::MemoryFd) => {
+                Stage::Started(Some(take_memory(channel)?))
+            }
+            (Stage::Started(memory), Command::Config) => {
+                self.configure(channel, &request, memory)?
             }
             (Stage::Configured(contents, inlet), Command::Memory | Command::PackedMemory) => {
                 inlet::take(channel, &request, &contents, &self.progress)?;
@@ -289,12 +304,17 @@ impl Receiving<'_> {
         &mut self,
         channel: &mut Channel,
         request: &Request,
+        memory: Option<OwnedFd>,
     ) -> Result<Stage, ReceiveError> {
         let described = channel.payload(request.length)?;
         let (machine, vm) = Description::read(&described)?;
+        let kind = memory_kind(&vm);
         let checked = self.destination.check(&machine, vm);
         checked.map_err(ReceiveError::Machine)?;
-        let contents = Arc::new(Contents::new(&machine)?);
+        let contents = Arc::new(match memory {
+            Some(file) => Contents::over(&machine, file)?,
+            None => Contents::new(&machine, kind)?,
+        });
         self.progress
             .round(0, contents.layout().page_count() as usize);
         let inlet = Inlet::open(

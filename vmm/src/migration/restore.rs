@@ -18,6 +18,7 @@ use super::receiver::{Destination, Failure};
 use super::snapshot::{CONFIG_FILE, DiskFacts, Facts, MEMORY_FILE, PageLedger, STATE_FILE};
 use super::state::{self, StateError};
 use super::wire::{MOST_CONFIG, MOST_STATE};
+use crate::config::memory_kind;
 
 /// Pages read at once.
 const PIECE_PAGES: usize = 256;
@@ -106,11 +107,12 @@ pub fn restore(
         machine: facts.machine.clone(),
     };
     let (machine, vm) = described.accept()?;
+    let memory = memory_kind(&vm);
     destination
         .check(&machine, vm)
         .map_err(RestoreError::Machine)?;
     warn_of_disks(&facts.disks);
-    let contents = Contents::new(&machine)?;
+    let contents = Contents::new(&machine, memory)?;
     read_pages(&folder.join(MEMORY_FILE), &facts, &contents)?;
     let made = destination.make(&contents, &sections);
     made.map_err(RestoreError::Machine)?;

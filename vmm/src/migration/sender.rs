@@ -5,9 +5,14 @@
 //!     ─▶ Memory: what is left ─▶ locks of the disks given back ─▶ State ─▶ Complete ─▶ the end
 //! ```
 //!
+//! To another process on this host the memory goes by its descriptor: MemoryFd before Config, and
+//! no rounds.
+//!
 //! Whatever fails before Complete was sent leaves the machine to the source. When Complete was sent
 //! and nothing is heard any more, the destination may run the machine or not. The source does not
 //! go on then: a machine that stands still harms nobody, two that run destroy their disks.
+
+mod handover;
 
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -117,6 +122,10 @@ pub struct SendOptions {
     pub stops_at_timeout: bool,
     /// Connections for memory; one is the main connection itself.
     pub connections: u32,
+    /// The destination is on this host and takes the memory itself over.
+    pub local: bool,
+    /// The machine stays here too, paused, and keeps its disks; the other is paused as well.
+    pub preserves_source: bool,
 }
 
 /// Why a machine has not migrated.
@@ -137,6 +146,11 @@ pub enum SendError {
     /// The machine here does not go along.
     #[error("the machine cannot migrate")]
     Source(#[from] VmError),
+    /// The memory cannot be handed over.
+    #[error(
+        "the guest's memory is this process's alone; --memory shared=on makes it one to hand over"
+    )]
+    NotShared,
     /// The guest writes too fast, or the connection is too slow.
     #[error("it did not converge within {0} s")]
     Timeout(u64),
@@ -200,13 +214,17 @@ impl Sending<'_> {
         vm: VmConfig,
         outline: Outline,
     ) -> Result<Duration, SendError> {
-        let (mut outlet, paused) = (self.greet(main, vm, &outline)?, outline.paused);
-        let sent = self
-            .copy(&mut outlet, outline.pages)
-            .and_then(|(precopy, stopped)| {
-                self.move_over(&mut outlet, precopy, paused)?;
-                Ok(stopped.elapsed())
-            });
+        let mut outlet = self.greet(main, vm, &outline)?;
+        let paused = outline.paused || self.options.preserves_source;
+        let layout = Layout::of(&outline.config);
+        let copied = match self.options.local {
+            true => self.copy_boot_files(&mut outlet, outline.pages, &layout),
+            false => self.copy(&mut outlet, outline.pages),
+        };
+        let sent = copied.and_then(|(precopy, stopped)| {
+            self.move_over(&mut outlet, precopy, paused)?;
+            Ok(stopped.elapsed())
+        });
         if let Err(error) = &sent
             && !matches!(error, SendError::Undecided(_))
         {
@@ -226,6 +244,9 @@ impl Sending<'_> {
     ) -> Result<Outlet, SendError> {
         let start = main.ask(&Request::start(EXTENSIONS), &[]);
         let started = start.map_err(failed("Start"))?;
+        if self.options.local {
+            self.hand_over(&mut main, outline)?;
+        }
         let config = serde_json::to_vec(&Description::new(vm, outline.config.clone()))?;
         let request = Request::with(Command::Config, config.len() as u64);
         main.ask(&request, &[&config]).map_err(failed("Config"))?;
@@ -289,13 +310,19 @@ impl Sending<'_> {
                 break;
             }
         }
+        let stopped = self.stop()?;
+        precopy.add(&self.source.written()?);
+        Ok((precopy, stopped))
+    }
+
+    /// Stops the guest: since when it stands still.
+    fn stop(&self) -> Result<Instant, SendError> {
         (self.tell)("pausing", Vec::new());
         let stopped = Instant::now();
         self.progress.enter(MigrationState::Switching);
         self.source.leave()?;
-        precopy.add(&self.source.written()?);
         (self.tell)("paused", Vec::new());
-        Ok((precopy, stopped))
+        Ok(stopped)
     }
 
     fn now(&self) -> HostTime {
@@ -370,7 +397,9 @@ impl Sending<'_> {
         self.round(outlet, &mut precopy)?;
         (self.tell)("snapshotting", Vec::new());
         let state = state::write(&self.source.save()?, &())?;
-        self.source.release()?;
+        if !self.options.preserves_source {
+            self.source.release()?;
+        }
         (self.tell)("snapshotted", Vec::new());
         let main = outlet.main();
         let request = Request::with(Command::State, state.len() as u64);

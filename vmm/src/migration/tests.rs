@@ -82,6 +82,7 @@ impl Toy {
             pages: (0..PAGES).map(PageNumber).collect(),
             paused: self.paused,
             hypervisor: "toy",
+            memory: None,
         }
     }
 
@@ -222,6 +223,8 @@ fn options(address: Address) -> SendOptions {
         timeout: Duration::from_secs(60),
         stops_at_timeout: false,
         connections: 1,
+        local: false,
+        preserves_source: false,
     }
 }
 

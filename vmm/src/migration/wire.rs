@@ -28,6 +28,9 @@ pub const HEAD_BYTES: usize = 16;
 pub const RANGE_BYTES: usize = 16;
 /// The protocol's version.
 pub const VERSION: u16 = 0;
+/// The slot of the memory whose descriptor is handed over: all of it is mapped from one file, in
+/// the order of its addresses.
+pub const MEMORY_SLOT: u32 = 0;
 /// Role of a further connection that carries memory.
 pub const ROLE_MEMORY: u16 = 1;
 /// Extension: batches of pages without those of zeroes, packed or not.

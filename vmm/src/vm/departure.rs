@@ -9,6 +9,7 @@
 //! time; packing and sending them is done elsewhere, meanwhile. Only pages of memory and boot files
 //! are copied: a disk's contents stay in its image.
 
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, Receiver};
 
 use ft::machine::Section;
@@ -22,7 +23,7 @@ use crate::machine::MachineConfig;
 pub const MOST_PAGES_READ: usize = 256;
 
 /// What a copy begins with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Outline {
     /// What the machine consists of.
     pub config: MachineConfig,
@@ -32,6 +33,8 @@ pub struct Outline {
     pub paused: bool,
     /// The backend that runs it.
     pub hypervisor: &'static str,
+    /// What its memory is mapped from, if another process can map it too.
+    pub memory: Option<OwnedFd>,
 }
 
 /// A step of a copy; the answer comes through the sender.

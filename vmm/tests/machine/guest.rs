@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use ft::event::{ClockRate, ClockSync, Input};
 use ft::machine::{Machine, Page, Section, Stop, ZERO_PAGE};
 use ft::time::{LogicalTime, PageNumber};
-use hypervisor::Hypervisor;
 use hypervisor::software::{InterpretingHypervisor, SoftwareHypervisor};
+use hypervisor::{Hypervisor, MemoryKind};
 use vmm::loader::Payload;
 use vmm::machine::{DiskStores, MachineConfig, VirtualMachine};
 
@@ -51,7 +51,13 @@ impl Snapshot {
     }
 
     fn made_by(&self, hypervisor: &dyn Hypervisor) -> VirtualMachine {
-        VirtualMachine::blank(self.config.clone(), DiskStores::new(), hypervisor).unwrap()
+        VirtualMachine::blank(
+            self.config.clone(),
+            MemoryKind::Private,
+            DiskStores::new(),
+            hypervisor,
+        )
+        .unwrap()
     }
 
     /// A machine like it, without a state.
@@ -119,8 +125,14 @@ fn boot(folder: &Path) -> Snapshot {
         tsc_khz: 1_000_000,
         virtio: Vec::new(),
     };
-    let mut machine =
-        VirtualMachine::new(config, &payload, DiskStores::new(), &SoftwareHypervisor).unwrap();
+    let mut machine = VirtualMachine::new(
+        config,
+        MemoryKind::Private,
+        &payload,
+        DiskStores::new(),
+        &SoftwareHypervisor,
+    )
+    .unwrap();
     while machine.now() < BOOTED {
         match machine.advance(BOOTED) {
             Stop::Reached | Stop::Kicked => {}

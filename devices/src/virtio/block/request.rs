@@ -165,8 +165,9 @@ fn transfer(
         return Ok(Err(IO_ERROR));
     }
     let (operation, data) = if write {
-        let mut data = vec![0; len as usize];
-        chain.read(&*cx.ram, HEADER_SIZE, &mut data)?;
+        let data = chain.read_from(&*cx.ram, HEADER_SIZE, len as usize)?;
+        // What was measured is there.
+        let data = data.ok_or(Fault::Malformed { head: chain.head })?;
         (BlockOperation::Write, data)
     } else {
         (BlockOperation::Read, Vec::new())

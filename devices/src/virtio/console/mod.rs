@@ -68,7 +68,7 @@ impl Console {
 
     fn transmit(cx: &mut Context<'_>) -> Result<(), Fault> {
         while let Some(chain) = cx.pop(TRANSMIT)? {
-            let bytes = chain.read_all(&*cx.ram, CONSOLE_OUTPUT_MAX)?;
+            let bytes = chain.read_from(&*cx.ram, 0, CONSOLE_OUTPUT_MAX)?;
             let bytes = bytes.filter(|bytes| !bytes.is_empty());
             let malformed = Fault::Malformed { head: chain.head };
             cx.emit(VirtioEvent::ConsoleOutput(Payload::from(

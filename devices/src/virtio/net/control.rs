@@ -37,7 +37,7 @@ impl Net {
         if chain.writable_len() == 0 || chain.readable_len() < 2 {
             return Err(Fault::Malformed { head: chain.head });
         }
-        let Some(bytes) = chain.read_all(&*cx.ram, COMMAND_MAX)? else {
+        let Some(bytes) = chain.read_from(&*cx.ram, 0, COMMAND_MAX)? else {
             return Ok(STATUS_ERROR);
         };
         let done = match bytes[..] {

@@ -152,7 +152,7 @@ impl Net {
             if chain.readable_len() < NET_HEADER_SIZE as u64 {
                 return Err(Fault::Malformed { head: chain.head });
             }
-            match chain.read_all(&*cx.ram, NET_FRAME_MAX)? {
+            match chain.read_from(&*cx.ram, 0, NET_FRAME_MAX)? {
                 Some(frame) if frame.len() >= NET_FRAME_MIN && self.state.link_up => {
                     cx.emit(VirtioEvent::NetTransmit(Payload::from(frame)));
                 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tests::HarnessError;
 use tests::command::Scratch;
+use tests::measure::cpu_s;
 use tests::scenario::Pair;
 use tests::servers::ServerGuest;
 use tests::service::Line;
@@ -25,6 +26,19 @@ const FIGURES: &[Figure] = &[
     },
     Figure {
         name: "synced_writes_per_s",
+        more_is_better: true,
+    },
+    // What it costs the primary's own host, whatever else there is on this one.
+    Figure {
+        name: "write_mib_per_cpu_s",
+        more_is_better: true,
+    },
+    Figure {
+        name: "read_mib_per_cpu_s",
+        more_is_better: true,
+    },
+    Figure {
+        name: "synced_writes_per_cpu_s",
         more_is_better: true,
     },
 ];
@@ -51,7 +65,7 @@ pub fn disk(scratch: &Scratch, count: u32) -> Result<Value, HarnessError> {
     let mut pair = guest.boot(scratch.path())?;
     let mut line = Line::connect_within(pair.primary.serial(), LIFE_TIMEOUT)?;
     line.receive_until("MARK begin shell", LIFE_TIMEOUT)?;
-    let rounds = Rounds::go_through(&mut pair, count, POLICIES, FIGURES, |_: &Pair| {
+    let rounds = Rounds::go_through(&mut pair, count, POLICIES, FIGURES, |pair: &Pair| {
         let mib = f64::from(LARGE_MIB);
         let large = format!("bs=1M count={LARGE_MIB}");
         let write = format!("{DD} if=/dev/zero of=/var/tmp/large {large} oflag=direct");
@@ -59,11 +73,18 @@ pub fn disk(scratch: &Scratch, count: u32) -> Result<Value, HarnessError> {
         let small = format!(
             "{DD} if=/dev/zero of=/var/tmp/small bs=4k count={SMALL_COUNT} oflag=direct,dsync"
         );
-        Ok(vec![
-            mib / time(&mut line, &write)?,
-            mib / time(&mut line, &read)?,
-            f64::from(SMALL_COUNT) / time(&mut line, &small)?,
-        ])
+        let (mut rates, mut costs) = (Vec::new(), Vec::new());
+        for (amount, command) in [
+            (mib, &write),
+            (mib, &read),
+            (f64::from(SMALL_COUNT), &small),
+        ] {
+            let before = cpu_s(&pair.primary)?;
+            rates.push(amount / time(&mut line, command)?);
+            costs.push(amount / (cpu_s(&pair.primary)? - before));
+        }
+        rates.append(&mut costs);
+        Ok(rates)
     })?;
     Ok(rounds.report())
 }

@@ -39,7 +39,7 @@ enum Name {
     },
     /// What recording and protection cost, clone pauses and failovers.
     Ft {
-        /// How often each is run; medians are shown.
+        /// Kills; before each, the works are done in turns, and means are shown.
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
         /// Seconds over which the idle log rate is taken.

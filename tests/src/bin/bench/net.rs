@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tests::HarnessError;
 use tests::command::Scratch;
+use tests::measure::cpu_s;
+use tests::process::VmProcess;
 use tests::scenario::Pair;
 use tests::servers::ServerGuest;
 use tests::servers::http::get;
@@ -14,7 +16,7 @@ use tests::servers::traffic::{Connection, Service, Session, Traffic, connect};
 use tests::service::percentile;
 
 use crate::rounds::{Figure, Rounds, network};
-use crate::step;
+use crate::{ratio, step};
 
 const POLICIES: &[&str] = &["received", "replayed", "verified"];
 const FIGURES: &[Figure] = &[
@@ -28,6 +30,15 @@ const FIGURES: &[Figure] = &[
     },
     Figure {
         name: "writes_per_s_16_connections",
+        more_is_better: true,
+    },
+    // What it costs the primary's own host, whatever else there is on this one.
+    Figure {
+        name: "requests_per_cpu_s_16_connections",
+        more_is_better: true,
+    },
+    Figure {
+        name: "writes_per_cpu_s_16_connections",
         more_is_better: true,
     },
     Figure {
@@ -62,11 +73,14 @@ pub fn net(scratch: &Scratch, count: u32) -> Result<Value, HarnessError> {
     let mut web = connect(HTTP)?;
     // The first download is from the guest's disk; all that count are from its memory.
     download_mib_s(&mut web)?;
-    let rounds = Rounds::go_through(&mut pair, count, POLICIES, FIGURES, |_: &Pair| {
+    let rounds = Rounds::go_through(&mut pair, count, POLICIES, FIGURES, |pair: &Pair| {
         let download = download_mib_s(&mut web)?;
-        let (pings, writes) = (rate(&pings)?, rate(&writes)?);
+        let [pings, writes] = [&pings, &writes].map(|traffic| rate(traffic, &pair.primary));
+        let ([pings, pings_cpu], [writes, writes_cpu]) = (pings?, writes?);
         let [p50, p99] = round_trips_ms(&mut single)?;
-        Ok(vec![download, pings, writes, p50, p99])
+        Ok(vec![
+            download, pings, writes, pings_cpu, writes_cpu, p50, p99,
+        ])
     })?;
     Ok(rounds.report())
 }
@@ -77,11 +91,15 @@ fn download_mib_s(connection: &mut Connection) -> Result<f64, HarnessError> {
     Ok(bytes as f64 / f64::from(1 << 20) / begun.elapsed().as_secs_f64())
 }
 
-fn rate(traffic: &Traffic) -> Result<f64, HarnessError> {
+/// Requests a second, and for each second that the server's processor was at work.
+fn rate(traffic: &Traffic, server: &VmProcess) -> Result<[f64; 2], HarnessError> {
     traffic.go();
+    let (begun, before) = (Instant::now(), cpu_s(server)?);
     let rate = traffic.rate(RATE_TIME);
+    let cores = (cpu_s(server)? - before) / begun.elapsed().as_secs_f64();
     traffic.rest();
-    rate
+    let rate = rate?;
+    Ok([rate, ratio(rate, cores)])
 }
 
 /// Median and 99th percentile of one request at a time.

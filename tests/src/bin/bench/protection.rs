@@ -5,19 +5,23 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::HarnessError;
 use tests::command::Scratch;
-use tests::measure::{
-    Work, boot_shell, clone_pause_ms, failover_ms, log_rate, median, median_of, time_shell,
-};
+use tests::cores::Carousel;
+use tests::measure::{Work, boot_shell, clone_pause_ms, failover_ms, log_rate, median, time_shell};
 use tests::process::{VmProcess, guest_arguments};
+use tests::scenario::Pair;
 use tests::service::Line;
 
 use crate::processor::{Life, life};
 use crate::{LIFE_TIMEOUT, ratio, step};
 
+/// Turns of a round. A host's cores change speed under their neighbours from one second to the
+/// next, so each state works for a moment, many times, and its processors go from core to core.
+const TURNS: u32 = 6;
+
 /// One figure of a run.
 type Figure = fn(&Work) -> f64;
 
-/// The same work, once a round in each state.
+/// The same work, once a turn in each state.
 #[derive(Default)]
 struct Works {
     alone: Vec<Work>,
@@ -26,33 +30,66 @@ struct Works {
     protected: Vec<Work>,
 }
 
+/// The guests beside the pair.
+struct Others {
+    first: (Pair, Line),
+    second: (Pair, Line),
+    recorder: (VmProcess, Line),
+}
+
 impl Works {
-    /// Adds times, and speeds as ratios: each of two runs in one round, then the median over the
-    /// rounds. `speed_protected_to_side_by_side` leaves out what any two busy guests on this host
-    /// cost each other; with a backup on a like host of its own there is no such cost.
+    /// Has every state work once; the log rate of the protected guest, in kbit/s.
+    fn turn(
+        &mut self,
+        pair: &Pair,
+        line: &mut Line,
+        others: &mut Others,
+    ) -> Result<f64, HarnessError> {
+        let Others {
+            first: (first, first_line),
+            second: (second, second_line),
+            recorder: (recorder, recorder_line),
+        } = others;
+        let (first, second) = (&first.primary, &second.primary);
+        let alone = on_all_cores(&[first.pid()], || time_shell(first, first_line))?;
+        let backup = pair.backup.as_ref().map_or(0, VmProcess::pid);
+        let (rate, protected) = on_all_cores(&[pair.primary.pid(), backup], || {
+            log_rate(pair, || time_shell(&pair.primary, line))
+        })?;
+        let recording = on_all_cores(&[recorder.pid()], || time_shell(recorder, recorder_line))?;
+        let beside = on_all_cores(&[first.pid(), second.pid()], || {
+            side_by_side((first, first_line), (second, second_line))
+        })?;
+        self.alone.push(alone);
+        self.protected.push(protected);
+        self.recording.push(recording);
+        self.side_by_side.push(beside);
+        Ok(rate)
+    }
+
+    /// Adds mean times, and speeds as ratios of the time of all turns together.
+    /// `speed_protected_to_side_by_side` leaves out what any two busy guests on this host cost each
+    /// other; with a backup on a like host of its own there is no such cost.
     fn report(&self, figures: &mut Value) {
         let names: [(&str, Figure); 2] =
             [("sha256", |run| run.sha256_s), ("loop", |run| run.loop_s)];
         for (name, figure) in names {
-            let states = [
-                ("unprotected", &self.alone),
+            let mean = |runs: &[Work]| ratio(runs.iter().map(figure).sum(), runs.len() as f64);
+            let [alone, beside] = [mean(&self.alone), mean(&self.side_by_side)];
+            figures[format!("{name}_s_unprotected")] = json!(alone);
+            figures[format!("{name}_s_protected_max")] = json!(worst(
+                &self.protected.iter().map(figure).collect::<Vec<_>>()
+            ));
+            for (state, runs) in [
                 ("recording", &self.recording),
                 ("side_by_side", &self.side_by_side),
                 ("protected", &self.protected),
-            ];
-            for (state, runs) in states {
-                figures[format!("{name}_s_{state}")] = json!(median_of(runs, figure));
-            }
-            let speed = |base: &[Work], runs: &[Work]| {
-                let pairs = base.iter().zip(runs);
-                let speeds = pairs.map(|(base, run)| ratio(figure(base), figure(run)));
-                json!(median(&speeds.collect::<Vec<_>>()))
-            };
-            for (state, runs) in &states[1..] {
-                figures[format!("{name}_speed_{state}")] = speed(&self.alone, runs);
+            ] {
+                figures[format!("{name}_s_{state}")] = json!(mean(runs));
+                figures[format!("{name}_speed_{state}")] = json!(ratio(alone, mean(runs)));
             }
             figures[format!("{name}_speed_protected_to_side_by_side")] =
-                speed(&self.side_by_side, &self.protected);
+                json!(ratio(beside, mean(&self.protected)));
         }
     }
 }
@@ -93,6 +130,21 @@ fn side_by_side(
     })
 }
 
+/// Does something while the processors of some processes go from core to core.
+fn on_all_cores<T>(
+    pids: &[u32],
+    work: impl FnOnce() -> Result<T, HarnessError>,
+) -> Result<T, HarnessError> {
+    let carousel = Carousel::start(pids)?;
+    let given = work();
+    carousel.stop()?;
+    given
+}
+
+fn worst(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}
+
 fn sub_scratch(scratch: &Scratch, name: &str) -> Result<std::path::PathBuf, HarnessError> {
     let path = scratch.file(name);
     std::fs::create_dir_all(&path).map_err(HarnessError::host("make a folder"))?;
@@ -108,29 +160,27 @@ pub fn ft(scratch: &Scratch, rounds: u32, idle_s: u64) -> Result<Value, HarnessE
     let (mut busy, mut pauses, mut killed) = (Vec::new(), Vec::new(), Vec::new());
     step("boot the guests");
     let (mut pair, mut line) = boot_shell(&sub_scratch(scratch, "pair")?, "256M")?;
-    let (other, mut other_line) = boot_shell(&sub_scratch(scratch, "other")?, "256M")?;
-    let (recorder, mut recorder_line) = recording(scratch)?;
+    let mut others = Others {
+        first: boot_shell(&sub_scratch(scratch, "first")?, "256M")?,
+        second: boot_shell(&sub_scratch(scratch, "second")?, "256M")?,
+        recorder: recording(scratch)?,
+    };
     for round in 1..=rounds {
-        step(&format!("round {round} of {rounds}: alone, recording"));
-        works.alone.push(time_shell(&pair.primary, &mut line)?);
-        works
-            .recording
-            .push(time_shell(&recorder, &mut recorder_line)?);
         step(&format!(
-            "round {round} of {rounds}: side by side, protected, SIGKILL"
+            "round {round} of {rounds}: works in turns; SIGKILL"
         ));
-        works.side_by_side.push(side_by_side(
-            (&pair.primary, &mut line),
-            (&other.primary, &mut other_line),
-        )?);
         pauses.push(clone_pause_ms(&mut pair)?);
-        let (rate, work) = log_rate(&pair, || time_shell(&pair.primary, &mut line))?;
-        busy.push(rate);
-        works.protected.push(work);
+        for _ in 0..TURNS {
+            busy.push(works.turn(&pair, &mut line, &mut others)?);
+        }
+        let status = pair.primary.ft_status()?;
+        if status["divergences"] != 0 {
+            return Err(HarnessError::Broken(format!("a divergence: {status}")));
+        }
         killed.push(failover_ms(&mut pair, "KILL")?);
         line = Line::connect_within(pair.primary.serial(), LIFE_TIMEOUT)?;
     }
-    drop((other, recorder));
+    drop(others);
     step("idle log rate; SIGSTOP");
     pauses.push(clone_pause_ms(&mut pair)?);
     let idle = || {
@@ -148,7 +198,6 @@ pub fn ft(scratch: &Scratch, rounds: u32, idle_s: u64) -> Result<Value, HarnessE
     let Life {
         record_s, replay_s, ..
     } = life(scratch)?;
-    let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     let mut figures = json!({
         "rounds": rounds,
         "log_kbit_s_idle": idle_rate,

@@ -99,9 +99,9 @@ fn every_refusal_names_the_field_and_has_its_status() {
         ),
         (json!({"memory": {"size": 4097}}), 400, "memory.size"),
         (
-            json!({"memory": {"size": 4096, "shared": true}}),
+            json!({"memory": {"size": 4096, "hugepages": true}}),
             400,
-            "memory.shared",
+            "memory.hugepages",
         ),
         (
             json!({"memory": {"size": 4096, "zones": [{"id": "a", "size": 1}]}}),

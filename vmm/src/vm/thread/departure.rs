@@ -108,17 +108,23 @@ impl VmThread {
             return Err(VmError::Refused(text));
         }
         let paused = self.paused;
-        self.departure.copying = true;
-        self.with_machine(|machine| {
+        let outline = self.with_machine(|machine| {
             machine.take_dirty_pages();
             let touched = machine.touched_pages();
-            Outline {
+            Ok(Outline {
                 config: machine.config().clone(),
                 pages: own_pages(machine, touched),
                 paused,
                 hypervisor: machine.hypervisor_name(),
-            }
-        })
+                memory: machine.memory_file()?,
+            })
+        })?;
+        let outline = outline.map_err(|error: std::io::Error| {
+            let text = format!("the memory cannot be handed over: {error}");
+            VmError::Refused(text)
+        })?;
+        self.departure.copying = true;
+        Ok(outline)
     }
 
     fn read_pages(&mut self, pages: &[PageNumber]) -> Result<Vec<u8>, VmError> {
