@@ -337,6 +337,7 @@ impl VmThread {
                 if let Err(error) = self.replica.accept(machine.as_ref(), fence, now) {
                     log::error!("the primary is refused: {error}");
                 }
+                self.replica.set_pace(pace(&machine));
                 self.machine = Some(machine);
                 self.host = Some(host);
             }
