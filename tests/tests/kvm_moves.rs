@@ -97,6 +97,15 @@ fn more_replies(client: &Client, count: u64) {
     assert!(!client.has_ended(), "the client gave up");
 }
 
+/// Waits until what a process has told of last is this.
+fn last_event(process: &VmProcess, name: &str) {
+    let told = wait_until(name, LIMIT, || {
+        let last = events(process)?.pop();
+        Ok(last.is_some_and(|event| event["event"] == name))
+    });
+    told.unwrap();
+}
+
 #[test]
 fn a_busy_guest_goes_from_kvm_to_kvm_to_software_and_back() {
     let Some(mut scene) = Scene::boot("kvm-migrates") else {
@@ -116,14 +125,11 @@ fn a_migration_that_is_cancelled_or_cut_leaves_the_source_running_and_the_receiv
     let destination = scene.empty();
     for cancelled in [true, false] {
         let receiver = Receiver::start(&destination, free_url().unwrap());
-        wait_until("the receiver to listen", LIMIT, || {
-            let events = events(&destination)?;
-            let last = events.last().map(|event| event["event"].clone());
-            Ok(last.is_some_and(|name| name == "migration-receive-ready"))
-        })
-        .unwrap();
+        last_event(&destination, "migration-receive-ready");
         let proxy = Proxy::start(receiver.url(), Order::Hold(1 << 20)).unwrap();
         send(&scene.vm, &proxy.url(), &json!({})).unwrap();
+        // One that has not begun yet is none for the receiver, which waits on.
+        last_event(&destination, "migration-receive-started");
         match cancelled {
             true => scene.vm.put("vm.cancel-migration", &Value::Null).unwrap(),
             false => proxy.order(Way::Forth, Order::Close),

@@ -67,7 +67,7 @@ impl Ends {
     }
 
     /// What the guest has otherwise than the host.
-    fn from_host(&self, sequence: &Sequence) -> String {
+    fn other_than_host(&self, sequence: &Sequence) -> String {
         between(sequence, &self.guest, &self.real)
     }
 
@@ -77,7 +77,7 @@ impl Ends {
     }
 
     /// What the guest has otherwise than software.
-    fn from_software(&self, sequence: &Sequence) -> String {
+    fn other_than_software(&self, sequence: &Sequence) -> String {
         match &self.software {
             Ok(software) => between(sequence, &self.guest, software),
             Err(text) => format!("  the software processor stopped: {text}\n"),
@@ -122,10 +122,10 @@ fn random_sequences_end_in_a_guest_on_kvm_as_on_the_host_and_in_software() {
         let code = sequence.code(sequence.marks.len());
         let ends = Ends::of((&mut native, &mut guest, &mut software), &code, &start);
         complete += u64::from(ends.real.rip == sequence.here());
-        let mut text = ends.from_host(&sequence);
+        let mut text = ends.other_than_host(&sequence);
         if ends.host_is_the_model(&sequence) {
             alike += 1;
-            text += &ends.from_software(&sequence);
+            text += &ends.other_than_software(&sequence);
         }
         if !text.is_empty() {
             let listing = listing(&sequence, None);
