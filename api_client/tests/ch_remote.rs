@@ -161,9 +161,11 @@ fn subcommands_with_arguments_send_them_as_json() {
                 "destination_url=unix:/x,fence=none,epoch_ms=5",
                 "--epoch-ms",
                 "7",
+                "--lease-ms",
+                "50",
             ],
             "vm.ft-start",
-            r#"{"destination_url":"unix:/x","mode":"auto","epoch_ms":7,"fence":"none","heartbeat_ms":20,"timeout_ms":200}"#,
+            r#"{"destination_url":"unix:/x","mode":"auto","epoch_ms":7,"fence":"none","heartbeat_ms":20,"timeout_ms":200,"lease_ms":50}"#,
         ),
         (&["ft-failover"], "vm.ft-failover", r#"{"planned":true}"#),
         (

@@ -138,6 +138,12 @@ impl Lease {
         renewed.map_or(HostTime(0), |sent| sent.plus(self.length_ns))
     }
 
+    /// How long the acknowledgement that renewed it last has taken, if it came just now.
+    #[must_use]
+    pub fn age_ns(&self, now: HostTime) -> u64 {
+        self.renewed.map_or(0, |sent| now.since(sent))
+    }
+
     /// Whether the lease holds at `now`.
     #[must_use]
     pub fn holds(&self, now: HostTime) -> bool {

@@ -28,6 +28,9 @@ pub struct Pace {
     pub linger_ns: u64,
     /// Most instructions of a slice, however fast the guest seems to be.
     pub max_instructions: u64,
+    /// Shortest slice that is worth what coming back from the guest costs: in a shorter one it
+    /// gets nowhere. Zero where coming back costs nothing to speak of.
+    pub least_ns: u64,
     /// Pages of a delta that are encoded between two slices; twice that when outputs wait for it.
     pub delta_pages: usize,
 }
@@ -38,6 +41,7 @@ impl Default for Pace {
             slice_ns: 250_000,
             linger_ns: 20_000,
             max_instructions: 1_000_000,
+            least_ns: 0,
             // About as long as a slice takes.
             delta_pages: 64,
         }
@@ -53,7 +57,7 @@ impl Pace {
     #[must_use]
     pub fn attentive(self) -> Self {
         Self {
-            slice_ns: self.slice_ns.min(ATTENTIVE_NS),
+            slice_ns: self.slice_ns.min(ATTENTIVE_NS.max(self.least_ns)),
             ..self
         }
     }

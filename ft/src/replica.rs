@@ -64,6 +64,15 @@ impl Replica {
         }
     }
 
+    /// Sets how long its machine executes at a time as soon as it does: a backup learns which
+    /// machine it has from its primary.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+        if let RoleState::Primary(primary) = &mut self.role {
+            primary.set_pace(pace);
+        }
+    }
+
     /// The primary, if it is one.
     #[must_use]
     pub fn as_primary(&mut self) -> Option<&mut Primary> {

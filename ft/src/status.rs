@@ -196,6 +196,13 @@ pub enum FtEvent {
         /// Epochs that are not verified.
         lag_epochs: u64,
     },
+    /// Nothing leaves: each acknowledgement comes when the lease that it gives is over already.
+    LeaseTooShort {
+        /// How long a lease is, in milliseconds.
+        lease_ms: u64,
+        /// How long the last acknowledgement took, in milliseconds.
+        took_ms: u64,
+    },
     /// The backup's state was not the primary's.
     Diverged {
         /// In what.

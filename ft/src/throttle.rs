@@ -2,6 +2,7 @@
 //!
 //! Each time it has to, the guest's share of time is halved: it gets ever smaller slices at the
 //! same intervals, so that fewer pages are written per page sent, whatever the connection takes.
+//! Slices that are as short as is worth their while come at ever longer intervals instead.
 
 use crate::record::Pace;
 use crate::time::HostTime;
@@ -15,7 +16,7 @@ const MAX_LEVEL: u32 = 10;
 pub struct SliceThrottle {
     level: u32,
     last_slice: Option<HostTime>,
-    slice_ns: u64,
+    interval_ns: u64,
     held_ns: u64,
 }
 
@@ -38,26 +39,26 @@ impl SliceThrottle {
         if self.level == 0 {
             return Some(pace);
         }
-        self.slice_ns = pace.slice_ns;
+        let slice_ns = (pace.slice_ns / self.divisor()).max(pace.least_ns);
+        self.interval_ns = pace.slice_ns.max(slice_ns * self.divisor());
         if self.next_slice().is_some_and(|next| now < next) {
             return None;
         }
-        let slice_ns = pace.slice_ns / self.divisor();
         if let Some(last) = self.last_slice.replace(now) {
             self.held_ns += now.since(last).saturating_sub(slice_ns);
         }
         Some(Pace {
             slice_ns,
             linger_ns: pace.linger_ns.min(slice_ns),
-            delta_pages: pace.delta_pages,
-            max_instructions: (pace.max_instructions / self.divisor()).max(1),
+            max_instructions: (pace.max_instructions / self.divisor()).max(pace.least_ns.max(1)),
+            ..pace
         })
     }
 
     /// When the guest has its next slice, if it has to wait for it.
     #[must_use]
     pub fn next_slice(&self) -> Option<HostTime> {
-        self.last_slice.map(|last| last.plus(self.slice_ns))
+        self.last_slice.map(|last| last.plus(self.interval_ns))
     }
 
     /// How often it was slowed further, and for how long it was kept.
@@ -73,11 +74,15 @@ mod tests {
 
     /// Time that a guest executes in a second after so many halvings, in microseconds, and kept.
     fn executing(halvings: u32) -> (u64, u64) {
+        executing_at(Pace::default(), halvings)
+    }
+
+    fn executing_at(pace: Pace, halvings: u32) -> (u64, u64) {
         let mut throttle = SliceThrottle::default();
         (0..halvings).for_each(|_| assert!(throttle.raise()));
         let (mut now, mut executed) = (HostTime(0), 0);
         while now < HostTime(0).plus_ms(1000) {
-            if let Some(pace) = throttle.admit(Pace::default(), now) {
+            if let Some(pace) = throttle.admit(pace, now) {
                 executed += pace.slice_ns;
                 now = now.plus(pace.slice_ns);
             } else {
@@ -99,6 +104,22 @@ mod tests {
             let all = executed + held;
             assert!((990_000..=1_001_000).contains(&all), "{all}");
         }
+    }
+
+    #[test]
+    fn slices_that_cannot_be_shorter_come_more_seldom() {
+        let pace = Pace {
+            least_ns: 100_000,
+            ..Pace::default()
+        };
+        for (halvings, share_us) in [(0, 1_000_000), (1, 500_000), (2, 250_000), (5, 31_250)] {
+            let (executed, _) = executing_at(pace, halvings);
+            assert!(executed.abs_diff(share_us) <= share_us / 10, "{executed}");
+        }
+        let mut throttle = SliceThrottle::default();
+        assert!(throttle.raise() && throttle.raise());
+        let slowed = throttle.admit(pace, HostTime(0)).unwrap();
+        assert_eq!(slowed.slice_ns, pace.least_ns);
     }
 
     #[test]

@@ -160,6 +160,12 @@ pub trait Vcpu: Send {
         LogicalClock::Instructions
     }
 
+    /// What it costs to leave the guest and enter it again, in nanoseconds, as measured on this
+    /// host; zero where that is not more than any instruction costs.
+    fn switch_ns(&self) -> u64 {
+        0
+    }
+
     /// Runs until logical time `until`, or something else that [`Exit`] names.
     ///
     /// # Errors

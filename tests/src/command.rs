@@ -46,9 +46,33 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("sockets and logs are in {}", self.0.display());
+            if let Some(out) = std::env::var_os("KVM_BENCH_OUT") {
+                keep_logs(&self.0, Path::new(&out));
+            }
         } else {
             // What is left in the folder for temporary files harms nobody.
             let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// Copies what the processes of a test have told to where it outlives the bench's machine.
+fn keep_logs(folder: &Path, out: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let kind = path.extension().and_then(|kind| kind.to_str());
+        let (Some("log" | "events" | "stderr"), Some(name)) = (kind, path.file_name()) else {
+            continue;
+        };
+        let kept = out.join(format!("failed-{}", name.display()));
+        if let Err(error) = fs::copy(&path, &kept) {
+            eprintln!(
+                "cannot copy {} to {}: {error}",
+                path.display(),
+                kept.display()
+            );
         }
     }
 }

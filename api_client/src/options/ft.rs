@@ -27,4 +27,5 @@ pub const FT_START: &[Key] = &[
     Key::new("fence", Kind::Text),
     Key::new("heartbeat_ms", U64),
     Key::new("timeout_ms", U64),
+    Key::new("lease_ms", U64),
 ];

@@ -124,6 +124,10 @@ pub struct FtStartConfig {
     /// Silence after which the peer is suspected.
     #[serde(default = "timeout_ms")]
     pub timeout_ms: u64,
+    /// How long an acknowledgement lets outputs leave, in milliseconds, at most half of the
+    /// timeout; 20 or that half if not given. None leave if the way there and back takes longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
 }
 
 /// Body of `vm.ft-failover`.

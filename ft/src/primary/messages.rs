@@ -83,6 +83,8 @@ impl Primary {
             },
             (Message::Ack(ack), _) if replicated => {
                 protection.acknowledge(ack, &mut self.gate, now)?;
+                self.events
+                    .extend(protection.note_timeliness(&self.gate, now));
                 self.confirm_clone();
                 self.confirm_repair();
                 Ok(())

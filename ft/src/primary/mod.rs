@@ -172,6 +172,11 @@ impl Primary {
         }
     }
 
+    /// Sets how long the machine executes at a time.
+    pub(crate) fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
     /// Begins to protect the machine with the backup at the other end of a fresh connection.
     /// `config` is handed to it as it is.
     ///

@@ -20,7 +20,7 @@ use crate::primary::repair::{Repair, Shipment};
 use crate::protocol::{Ack, Divergence, MachineFacts, Message};
 use crate::record::EndedEpoch;
 use crate::section_stage::SectionStage;
-use crate::status::{CloneSummary, Throttle};
+use crate::status::{CloneSummary, FtEvent, Throttle};
 use crate::throttle::SliceThrottle;
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 
@@ -30,6 +30,8 @@ pub(super) const FLUSH_NS: u64 = NS_PER_MS;
 /// Longest time that an entry waits to be sent otherwise. Nothing but the backup's distance depends
 /// on it, and each message costs both sides the interruption of a busy guest.
 const RELAXED_FLUSH_NS: u64 = 8 * NS_PER_MS;
+/// So many acknowledgements in a row that come too late are no accident.
+const MANY_LATE: u32 = 10;
 /// Log bytes that are sent at once.
 const MAX_FLUSH_BYTES: usize = 64 << 10;
 
@@ -97,6 +99,8 @@ pub(super) struct Protection {
     pub(super) phase: Phase,
     pub(super) detector: FaultDetector,
     pub(super) lease: Lease,
+    /// Acknowledgements in a row that came after the end of the lease that they gave.
+    pub(super) late_acks: u32,
     /// How the clone went, until the backup is known to have all of it.
     pub(super) unconfirmed: Option<CloneSummary>,
     pub(super) log: Option<OutgoingLog>,
@@ -134,6 +138,7 @@ impl Protection {
             link_closed: false,
             detector: FaultDetector::new(timeout_ms, now),
             lease: Lease::new(parameters.lease_ms),
+            late_acks: 0,
             parameters,
             fence,
             facts,
@@ -346,6 +351,25 @@ impl Protection {
             ReleasePolicy::Verified => ack.verified,
         });
         Ok(())
+    }
+
+    /// Looks at an acknowledgement that has just been taken; tells of those that come too late for
+    /// anything to leave, once they are the rule. It is told once.
+    pub(super) fn note_timeliness(&mut self, gate: &OutputGate, now: HostTime) -> Option<FtEvent> {
+        if self.lease.holds(now) {
+            if self.late_acks < MANY_LATE {
+                self.late_acks = 0;
+            }
+            return None;
+        }
+        if !gate.is_ready() {
+            return None;
+        }
+        self.late_acks = self.late_acks.saturating_add(1);
+        (self.late_acks == MANY_LATE).then(|| FtEvent::LeaseTooShort {
+            lease_ms: self.parameters.lease_ms,
+            took_ms: self.lease.age_ns(now) / NS_PER_MS,
+        })
     }
 
     /// Last entry that was written.

@@ -54,7 +54,8 @@ impl Scale {
             .wrapping_add((passed / u128::from(self.host_khz)) as u64)
     }
 
-    fn ns(&self, ticks: u64) -> u64 {
+    /// Nanoseconds in which the host's counter makes so many ticks.
+    pub fn ns(&self, ticks: u64) -> u64 {
         (u128::from(ticks) * NS_PER_MS / u128::from(self.host_khz)) as u64
     }
 }

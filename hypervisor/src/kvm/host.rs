@@ -6,7 +6,8 @@ use std::sync::Arc;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
-use super::counter::Counter;
+use super::clock::Scale;
+use super::counter::{Counter, host_counter};
 use super::vcpu::KvmVcpu;
 use super::vm::KvmVm;
 use super::{NAME, ioctl, wake};
@@ -39,13 +40,16 @@ const NEEDED: [(Cap, &str); 8] = [
     (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ"),
 ];
 
-/// A guest in real mode that writes its timer's deadline: MOV ECX, 6E0H; XOR EAX, EAX;
-/// XOR EDX, EDX; WRMSR; HLT.
-const WRITE_DEADLINE: [u8; 15] = [
-    0x66, 0xb9, 0xe0, 0x06, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f, 0x30, 0xf4,
+/// A guest in real mode that writes its timer's deadline, and then to a port for ever: MOV ECX,
+/// 6E0H; XOR EAX, EAX; XOR EDX, EDX; WRMSR; again: OUT 80H, AL; JMP again.
+const TRIAL: [u8; 18] = [
+    0x66, 0xb9, 0xe0, 0x06, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f, 0x30, 0xe6, 0x80, 0xeb,
+    0xfc,
 ];
-/// How long it may take, in nanoseconds.
-const PROBE_NS: u64 = 2_000_000_000;
+/// How long each of its runs may take, in nanoseconds.
+const TRIAL_NS: u64 = 2_000_000_000;
+/// Exits of it that are timed. The one in the middle counts: a host does other things, too.
+const TIMED_EXITS: usize = 9;
 
 /// Makes virtual machines that run on the host's processor.
 #[derive(Debug)]
@@ -56,6 +60,8 @@ pub struct KvmHypervisor {
     host_khz: u32,
     /// Whether a guest's counter can run at another frequency.
     scales: bool,
+    /// What an exit and the next entry cost, in nanoseconds.
+    switch_ns: u64,
 }
 
 fn failed(request: &'static str) -> impl FnOnce(io::Error) -> HypervisorError {
@@ -132,21 +138,23 @@ impl KvmHypervisor {
             host_khz,
             scales,
         } = Offer::of(&kvm)?;
-        let opened = Self {
+        let mut opened = Self {
             kvm,
             supported,
             host_khz,
             scales,
+            switch_ns: 0,
         };
-        opened.check_timer_register()?;
+        opened.switch_ns = opened.try_out()?;
         Ok(opened)
     }
 
-    /// Whether a guest's write of its timer's deadline leaves KVM: the timer is a device here.
-    fn check_timer_register(&self) -> Result<(), HypervisorError> {
+    /// Whether a guest's write of its timer's deadline leaves KVM: the timer is a device here. And
+    /// what exits cost, in nanoseconds.
+    fn try_out(&self) -> Result<u64, HypervisorError> {
         let memory = GuestMemory::new(PAGE_SIZE)
             .map_err(|error| unavailable(format!("a probe has no memory: {error}")))?;
-        let written = memory.write(GuestAddress(0), &WRITE_DEADLINE);
+        let written = memory.write(GuestAddress(0), &TRIAL);
         assert!(written.is_ok(), "the probe fits into a page");
         let spec = VmSpec {
             vcpus: 1,
@@ -165,13 +173,28 @@ impl KvmHypervisor {
         state.rip = 0;
         vcpu.restore(&state).map_err(failed)?;
         let index = msr::TSC_DEADLINE;
-        match vcpu.run(PROBE_NS).map_err(failed)? {
-            Exit::MsrWrite { index: left, .. } if left == index => Ok(()),
-            exit => Err(unavailable(format!(
-                "it keeps a guest's writes of register {index:#x}, its timer's deadline, to itself \
-                 ({exit:?})"
-            ))),
+        match vcpu.run(TRIAL_NS).map_err(failed)? {
+            Exit::MsrWrite { index: left, .. } if left == index => {}
+            exit => {
+                return Err(unavailable(format!(
+                    "it keeps a guest's writes of register {index:#x}, its timer's deadline, to \
+                     itself ({exit:?})"
+                )));
+            }
         }
+        let mut took = Vec::new();
+        for _ in 0..TIMED_EXITS {
+            let before = host_counter();
+            let until = vcpu.logical_time() + TRIAL_NS;
+            let exit = vcpu.run(until).map_err(failed)?;
+            took.push(host_counter().saturating_sub(before));
+            if !matches!(exit, Exit::PioWrite { .. }) {
+                let text = format!("a write to a port ends in {exit:?}");
+                return Err(unavailable(text));
+            }
+        }
+        took.sort_unstable();
+        Ok(Scale::none(self.host_khz).ns(took[TIMED_EXITS / 2]))
     }
 
     /// What CPUID could answer at most, as KVM tells.
@@ -270,11 +293,12 @@ impl Hypervisor for KvmHypervisor {
             .map_err(|error| failed("take the processor's CPUID table")(error.into()))?;
         let counter = self.set_frequency(&fd, spec.tsc_khz)?;
         let vm = Arc::new(vm);
-        let vcpu =
-            KvmVcpu::new(fd, vm.clone(), counter).map_err(|source| HypervisorError::Vcpu {
+        let vcpu = KvmVcpu::new(fd, vm.clone(), counter, self.switch_ns).map_err(|source| {
+            HypervisorError::Vcpu {
                 backend: NAME,
                 source: Box::new(source),
-            })?;
+            }
+        })?;
         Ok(Box::new(OneVcpu {
             vm,
             vcpus: vec![Box::new(vcpu)],

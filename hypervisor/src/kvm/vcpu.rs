@@ -61,6 +61,7 @@ pub(super) struct KvmVcpu {
     window_wanted: bool,
     /// The guest takes an interrupt now, as far as KVM has to tell.
     pub(super) is_open: bool,
+    switch_ns: u64,
 }
 
 /// A request that failed, as an error.
@@ -80,11 +81,16 @@ enum Left {
 }
 
 impl KvmVcpu {
-    /// A processor in its reset state.
+    /// A processor in its reset state, on a host where an exit and the next entry cost `switch_ns`.
     ///
     /// # Errors
     /// When KVM refuses that state.
-    pub fn new(fd: VcpuFd, vm: Arc<KvmVm>, counter: Counter) -> Result<Self, VcpuError> {
+    pub fn new(
+        fd: VcpuFd,
+        vm: Arc<KvmVm>,
+        counter: Counter,
+        switch_ns: u64,
+    ) -> Result<Self, VcpuError> {
         let thread = Arc::new(RunningThread::default());
         let mut vcpu = Self {
             fd,
@@ -103,6 +109,7 @@ impl KvmVcpu {
             nmi_wanted: false,
             window_wanted: false,
             is_open: false,
+            switch_ns,
         };
         vcpu.restore(&reset_state())?;
         Ok(vcpu)
@@ -335,6 +342,10 @@ impl Vcpu for KvmVcpu {
 
     fn logical_clock(&self) -> LogicalClock {
         LogicalClock::Exits
+    }
+
+    fn switch_ns(&self) -> u64 {
+        self.switch_ns
     }
 
     fn run(&mut self, until: u64) -> Result<Exit, VcpuError> {

@@ -1,5 +1,5 @@
 //! The oracle: instruction sequences on the real processor and on the software processor must
-//! end alike, in registers, flags, memory and faults.
+//! end alike, in registers, flags, memory and faults; and in a guest on KVM, where there is one.
 //!
 //! `CHFT_ORACLE_SEED` chooses the seed and `CHFT_ORACLE_COUNT` the number of sequences. A failure
 //! prints the seed, the sequence, and the first instruction after which the two differ.
@@ -12,24 +12,25 @@
 
 mod catalogue;
 mod compare;
+mod guest;
+mod kvm;
 mod layout;
 mod native;
 mod operands;
 mod random;
 mod sequence;
-mod software;
 mod templates;
 
 use std::collections::BTreeSet;
 
 use iced_x86::Code;
 
+use guest::Guest;
 use hypervisor::software::vcpu::SoftwareVcpu;
 use layout::{DATA, DATA_SIZE, FLAGS, PAGE, STACK, STACK_SIZE, State};
 use native::Native;
 use random::Random;
 use sequence::Sequence;
-use software::Software;
 
 const DEFAULT_SEED: u64 = 0x0c4f_7000;
 const DEFAULT_COUNT: u64 = 10_000;
@@ -151,8 +152,8 @@ fn random_sequence(codes: &[Code], random: &mut Random) -> Sequence {
 
 /// The real processor, and ours in both of its ways.
 struct Processors {
-    interpreted: Software,
-    translated: Software,
+    interpreted: Guest,
+    translated: Guest,
     native: Native,
     /// Sequences that ran to their end.
     complete: u64,
@@ -161,8 +162,8 @@ struct Processors {
 impl Processors {
     fn new() -> Self {
         Self {
-            interpreted: Software::new(SoftwareVcpu::interpreting),
-            translated: Software::new(|memory| SoftwareVcpu::translating_after(memory, 0)),
+            interpreted: Guest::of_software(SoftwareVcpu::interpreting),
+            translated: Guest::of_software(|memory| SoftwareVcpu::translating_after(memory, 0)),
             native: Native::new().unwrap(),
             complete: 0,
         }

@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::layout::{
     ARENA_SIZE, CODE, CODE_SIZE, DATA, DATA_SIZE, Ended, FLAGS, IMAGES, PAGE, READ_ONLY, STACK,
@@ -72,8 +73,11 @@ struct Exchange {
 /// The exchange of the run under way; null outside of one.
 static EXCHANGE: AtomicPtr<Exchange> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The real processor, its arena mapped and its handlers in place. Only one may exist.
-pub struct Native(());
+/// The real processor, its arena mapped and its handlers in place. There is one; who asks for it
+/// while another test has it waits.
+pub struct Native {
+    _alone: MutexGuard<'static, ()>,
+}
 
 impl Native {
     /// Maps the arena and takes the signals.
@@ -81,9 +85,14 @@ impl Native {
     /// # Errors
     /// What the host refused.
     pub fn new() -> Result<Self, String> {
-        map_arena()?;
+        static ONE: Mutex<()> = Mutex::new(());
+        static MAPPED: OnceLock<Result<(), String>> = OnceLock::new();
+        // Each run sets all that it starts from, so a test that has failed leaves nothing behind.
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        MAPPED.get_or_init(map_arena).clone()?;
+        // The stack that they are taken on is the thread's.
         take_signals()?;
-        Ok(Self(()))
+        Ok(Self { _alone: alone })
     }
 
     /// Runs `code` from `start` until a fault.

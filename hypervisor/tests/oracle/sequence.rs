@@ -181,6 +181,20 @@ impl Sequence {
         to || i.mnemonic() == N::Cvtpi2ps
     }
 
+    /// Whether it may store into its own code.
+    pub fn modifies_itself(&self) -> bool {
+        self.marks.iter().any(|mark| {
+            let bytes = &self.bytes[mark.offset..];
+            let address = CODE + mark.offset as u64;
+            let i = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
+            i.is_ip_rel_memory_operand()
+                && self.marks.iter().any(|other| {
+                    let start = CODE + other.offset as u64;
+                    (start..start + 16).contains(&i.ip_rel_memory_address())
+                })
+        })
+    }
+
     /// The first `count` instructions, with UD2 in place of the rest.
     pub fn code(&self, count: usize) -> Vec<u8> {
         let end = self

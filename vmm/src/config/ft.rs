@@ -25,6 +25,7 @@ pub fn check_ft_start(config: &FtStartConfig) -> Result<(), ConfigError> {
         fence,
         heartbeat_ms,
         timeout_ms,
+        lease_ms,
     } = config;
     check_address("destination_url", destination_url)?;
     if destination_url.starts_with("tcp:") && destination_url.ends_with(":0") {
@@ -40,6 +41,9 @@ pub fn check_ft_start(config: &FtStartConfig) -> Result<(), ConfigError> {
     if *timeout_ms < heartbeat_ms.saturating_mul(2) {
         let reason = format!("{timeout_ms} is less than two heartbeats of {heartbeat_ms} ms");
         return Err(ConfigError::invalid("timeout_ms", reason));
+    }
+    if let Some(lease_ms) = lease_ms {
+        check_milliseconds("lease_ms", *lease_ms, timeout_ms / 2)?;
     }
     Ok(())
 }
@@ -160,6 +164,8 @@ mod tests {
             (json!({"heartbeat_ms": -1}), "-1"),
             (json!({"timeout_ms": 39}), "timeout_ms"),
             (json!({"timeout_ms": 600_001}), "timeout_ms"),
+            (json!({"lease_ms": 0}), "lease_ms"),
+            (json!({"lease_ms": 101}), "lease_ms"),
             (json!({"epochs": 1}), "epochs"),
         ];
         for (change, text) in table {

@@ -33,7 +33,9 @@ fn parameters(request: &FtStartConfig) -> Result<Parameters, ControlError> {
         epoch_ms: request.epoch_ms,
         heartbeat_ms: request.heartbeat_ms,
         timeout_ms: request.timeout_ms,
-        lease_ms: defaults.lease_ms.min(request.timeout_ms / 2).max(1),
+        lease_ms: request
+            .lease_ms
+            .unwrap_or(defaults.lease_ms.min(request.timeout_ms / 2).max(1)),
         fence: request.fence.clone(),
         ..defaults
     };

@@ -256,6 +256,11 @@ impl VirtualMachine {
         }
     }
 
+    /// What it costs to leave the guest and enter it again, in nanoseconds.
+    pub fn switch_ns(&self) -> u64 {
+        self.vcpu.switch_ns()
+    }
+
     /// A handle that makes [`ft::machine::Machine::advance`] return early.
     pub fn kicker(&self) -> Kicker {
         self.vcpu.kicker()

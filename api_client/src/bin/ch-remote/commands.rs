@@ -205,4 +205,7 @@ pub struct FtStart {
     /// Silence after which the peer is suspected
     #[arg(long)]
     pub timeout_ms: Option<u64>,
+    /// How long an acknowledgement lets outputs leave; longer than the way there and back takes
+    #[arg(long)]
+    pub lease_ms: Option<u64>,
 }

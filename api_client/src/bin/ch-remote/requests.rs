@@ -352,6 +352,7 @@ fn ft_start(arguments: FtStart) -> Result<FtStartConfig, RemoteError> {
         ("fence", arguments.fence.map(Value::from)),
         ("heartbeat_ms", arguments.heartbeat_ms.map(Value::from)),
         ("timeout_ms", arguments.timeout_ms.map(Value::from)),
+        ("lease_ms", arguments.lease_ms.map(Value::from)),
     ];
     for (name, value) in flags {
         if let Some(value) = value {

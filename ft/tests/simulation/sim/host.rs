@@ -340,6 +340,7 @@ fn toy(index: usize, scenario: &Scenario) -> Toy {
 fn pace() -> Pace {
     Pace {
         slice_ns: 500_000,
+        least_ns: 0,
         linger_ns: 20_000,
         max_instructions: 150,
         delta_pages: 2,

@@ -5,6 +5,7 @@ use ft::fence::Fence;
 
 use super::VmThread;
 use super::fencing::open_fence;
+use super::pace::pace;
 use crate::control::causes;
 use crate::machine::MachineConfig;
 use crate::vm::{Built, Connection};
@@ -75,6 +76,7 @@ impl VmThread {
                 if let Err(error) = self.replica.accept(machine.as_ref(), fence, now) {
                     log::error!("the primary is refused: {error}");
                 }
+                self.replica.set_pace(pace(&machine));
                 self.machine = Some(machine);
                 self.host = Some(host);
             }

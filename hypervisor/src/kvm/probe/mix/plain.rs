@@ -1,6 +1,7 @@
 //! Instructions on data: locked and repeated ones, bits, SSE2, x87 and their state.
 
-use super::super::program::{DATA, DONE, program};
+use super::super::guest::Stop;
+use super::super::program::{DATA, DONE, TICK, program};
 use super::Case;
 
 /// All but those that not every processor has.
@@ -68,13 +69,16 @@ fn fxsave() -> Case {
     Case::computes("fxsave and fxrstor", code, 77)
 }
 
-/// State by XSAVE, after XCR0 is set to x87 and SSE.
+/// State by XSAVE, after XCR0 is set to x87 and SSE, across exits.
 pub(super) fn xsave() -> Case {
     let code = program!("xor ecx, ecx", "xor edx, edx", "mov eax, 3", "xsetbv",
-        "mov rdi, {data}", "mov eax, 78", "movq xmm0, rax", "mov eax, 3", "xsave64 [rdi]",
-        "pxor xmm0, xmm0", "mov eax, 3", "xrstor64 [rdi]", "movq rax, xmm0", "out {done}, al";
-        data = DATA, done = DONE);
-    Case::computes("xsave and xrstor", code, 78)
+        "mov rdi, {data}", "mov eax, 78", "movq xmm0, rax", "out {tick}, al", "mov eax, 3",
+        "xsave64 [rdi]", "pxor xmm0, xmm0", "out {tick}, al", "mov eax, 3", "xrstor64 [rdi]",
+        "movq rax, xmm0", "out {done}, al"; data = DATA, tick = TICK, done = DONE);
+    Case {
+        stops: vec![Stop::Port(u16::from(TICK)); 2],
+        ..Case::computes("xsave and xrstor", code, 78)
+    }
 }
 
 fn barriers() -> Case {

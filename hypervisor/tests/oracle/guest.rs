@@ -1,4 +1,5 @@
-//! Runs code on the software processor, in ring 3 of a minimal 64-bit system.
+//! Runs code on a processor of a guest, the software processor or one of KVM's, in ring 3 of a
+//! minimal 64-bit system.
 //!
 //! ```text
 //! physical; linear in the upper half,       linear 2000_0000 on: physical 10_0000 on, ring 3
@@ -17,7 +18,7 @@ use hypervisor::arch::x86_64::segment::{CS, SS, access};
 use hypervisor::memory::{GuestAddress, GuestMemory};
 use hypervisor::software::vcpu::SoftwareVcpu;
 use hypervisor::state::{CpuState, DescriptorTable, FpuState, Segment, reset_state};
-use hypervisor::{Exit, Vcpu};
+use hypervisor::{Exit, Hypervisor, Vcpu, VmSpec};
 
 use crate::layout::{
     ARENA_SIZE, CODE, CODE_SIZE, DATA, DATA_SIZE, Ended, FLAGS, IMAGES, PAGE, READ_ONLY, STACK,
@@ -41,25 +42,47 @@ const USER_DATA: u16 = 0x2b;
 const KERNEL_CODE: u16 = 0x10;
 /// More instructions than any sequence executes.
 const MOST_INSTRUCTIONS: u64 = 20_000;
+/// More nanoseconds than any sequence takes, on a host that is emulated and busy, too.
+const MOST_NS: u64 = 10_000_000_000;
 /// Vectors that push an error code.
 const WITH_ERROR: [u8; 7] = [8, 10, 11, 12, 13, 14, 17];
 
-/// The software processor and its memory.
-pub struct Software {
+/// A processor and its memory.
+pub struct Guest {
     memory: Arc<GuestMemory>,
-    vcpu: SoftwareVcpu,
+    vcpu: Box<dyn Vcpu>,
+    /// What a run may take, in what its logical time counts.
+    limit: u64,
 }
 
-impl Software {
-    /// With its tables in place; `make` makes the processor.
-    pub fn new(make: impl FnOnce(Arc<GuestMemory>) -> SoftwareVcpu) -> Self {
+impl Guest {
+    /// The software processor that `make` makes, with its tables in place.
+    pub fn of_software(make: impl FnOnce(Arc<GuestMemory>) -> SoftwareVcpu) -> Self {
         let memory = Arc::new(GuestMemory::new(MEMORY_SIZE).unwrap());
-        let software = Self {
-            vcpu: make(memory.clone()),
-            memory,
+        let vcpu = Box::new(make(memory.clone()));
+        Self::with(memory, vcpu, MOST_INSTRUCTIONS)
+    }
+
+    /// The processor of a VM of this backend, whose logical time counts nanoseconds.
+    pub fn of(hypervisor: &dyn Hypervisor) -> Self {
+        let memory = Arc::new(GuestMemory::new(MEMORY_SIZE).unwrap());
+        let spec = VmSpec {
+            vcpus: 1,
+            tsc_khz: hypervisor.tsc_khz(),
         };
-        software.build_tables();
-        software
+        let mut vm = hypervisor.create_vm(memory.clone(), spec).unwrap();
+        let vcpu = vm.take_vcpus().pop().unwrap();
+        Self::with(memory, vcpu, MOST_NS)
+    }
+
+    fn with(memory: Arc<GuestMemory>, vcpu: Box<dyn Vcpu>, limit: u64) -> Self {
+        let guest = Self {
+            memory,
+            vcpu,
+            limit,
+        };
+        guest.build_tables();
+        guest
     }
 
     fn put(&self, address: u64, value: u64) {
@@ -158,11 +181,11 @@ impl Software {
         loop {
             let until = match &mut slices {
                 Some(random) => self.vcpu.logical_time() + 1 + random.below(4),
-                None => MOST_INSTRUCTIONS,
+                None => self.limit,
             };
             match self.vcpu.run(until) {
                 Ok(Exit::Halted) => return Ok(self.ended()),
-                Ok(Exit::Reached) if until < MOST_INSTRUCTIONS => {}
+                Ok(Exit::Reached) if until < self.limit => {}
                 other => return Err(format!("{other:?}")),
             }
         }
