@@ -5,7 +5,7 @@ use crate::machine::Machine;
 use crate::primary::Primary;
 use crate::primary::clone::LiveClone;
 use crate::primary::protection::Phase;
-use crate::protocol::{Divergence, HelloAck, Message};
+use crate::protocol::{Ack, Divergence, HelloAck, Message};
 use crate::time::{Generation, HostTime};
 
 impl Primary {
@@ -81,14 +81,7 @@ impl Primary {
                 Phase::Cloning(clone) => clone.on_differ(pages),
                 _ => Ok(()),
             },
-            (Message::Ack(ack), _) if replicated => {
-                protection.acknowledge(ack, &mut self.gate, now)?;
-                self.events
-                    .extend(protection.note_timeliness(&self.gate, now));
-                self.confirm_clone();
-                self.confirm_repair();
-                Ok(())
-            }
+            (Message::Ack(ack), _) if replicated => self.on_ack(ack, now),
             (Message::Sections(bytes), Phase::Protected | Phase::Draining) => {
                 protection.reported.add(&bytes)
             }
@@ -113,6 +106,22 @@ impl Primary {
                 ))
             }
         }
+    }
+
+    /// The backup has received, replayed or verified more.
+    ///
+    /// # Errors
+    /// If that cannot be.
+    fn on_ack(&mut self, ack: Ack, now: HostTime) -> Result<(), String> {
+        let Some(protection) = self.protection.as_deref_mut() else {
+            return Ok(());
+        };
+        protection.acknowledge(ack, &mut self.gate, now)?;
+        self.events
+            .extend(protection.note_timeliness(&self.gate, now));
+        self.confirm_clone();
+        self.confirm_repair();
+        Ok(())
     }
 
     /// The backup has diverged; the sections of its state came before.
