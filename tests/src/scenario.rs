@@ -14,7 +14,7 @@ use crate::service::{Ledger, Line};
 /// How long a guest may take to boot.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a failover may take before the test gives up.
-const FAILOVER_TIMEOUT: Duration = Duration::from_secs(30);
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The client: requests without pause, following the guest from host to host.
 pub struct Client {

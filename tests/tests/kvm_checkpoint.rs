@@ -151,13 +151,16 @@ impl Scene {
         format!("primary: {}\nbackup: {}", tell(primary), tell(backup))
     }
 
-    fn more_replies(&self, count: u64) {
+    fn more_replies(&mut self, count: u64) {
         let target = self.client.ledger().acknowledged + count;
         let waited = wait_until("further replies", LIMIT, || {
             Ok(self.client.ledger().acknowledged >= target || self.client.has_ended())
         });
         assert!(waited.is_ok(), "{waited:?}\n{}", self.status());
-        assert!(!self.client.has_ended(), "the client gave up");
+        if self.client.has_ended() {
+            let end = self.client.finish();
+            panic!("the client gave up: {end:?}\n{}", self.status());
+        }
     }
 
     /// Protects the guest, lets it work, and kills its primary at some moment.

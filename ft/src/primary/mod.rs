@@ -18,6 +18,7 @@ mod clone;
 mod compare;
 mod delta;
 mod lag_control;
+mod lateness;
 mod messages;
 mod protection;
 mod recording;

@@ -16,6 +16,7 @@ use crate::parameters::Parameters;
 use crate::primary::clone::LiveClone;
 use crate::primary::delta::Closing;
 use crate::primary::lag_control::LagControl;
+use crate::primary::lateness::Lateness;
 use crate::primary::repair::{Repair, Shipment};
 use crate::protocol::{Ack, Divergence, MachineFacts, Message};
 use crate::record::EndedEpoch;
@@ -30,8 +31,6 @@ pub(super) const FLUSH_NS: u64 = NS_PER_MS;
 /// Longest time that an entry waits to be sent otherwise. Nothing but the backup's distance depends
 /// on it, and each message costs both sides the interruption of a busy guest.
 const RELAXED_FLUSH_NS: u64 = 8 * NS_PER_MS;
-/// So many acknowledgements in a row that come too late are no accident.
-const MANY_LATE: u32 = 10;
 /// Log bytes that are sent at once.
 const MAX_FLUSH_BYTES: usize = 64 << 10;
 
@@ -99,8 +98,7 @@ pub(super) struct Protection {
     pub(super) phase: Phase,
     pub(super) detector: FaultDetector,
     pub(super) lease: Lease,
-    /// Acknowledgements in a row that came after the end of the lease that they gave.
-    pub(super) late_acks: u32,
+    lateness: Lateness,
     /// How the clone went, until the backup is known to have all of it.
     pub(super) unconfirmed: Option<CloneSummary>,
     pub(super) log: Option<OutgoingLog>,
@@ -138,7 +136,7 @@ impl Protection {
             link_closed: false,
             detector: FaultDetector::new(timeout_ms, now),
             lease: Lease::new(parameters.lease_ms),
-            late_acks: 0,
+            lateness: Lateness::default(),
             parameters,
             fence,
             facts,
@@ -353,23 +351,12 @@ impl Protection {
         Ok(())
     }
 
-    /// Looks at an acknowledgement that has just been taken; tells of those that come too late for
-    /// anything to leave, once they are the rule. It is told once.
+    /// Looks at an acknowledgement that has just been taken: what there is to tell of leases that
+    /// are too short.
     pub(super) fn note_timeliness(&mut self, gate: &OutputGate, now: HostTime) -> Option<FtEvent> {
-        if self.lease.holds(now) {
-            if self.late_acks < MANY_LATE {
-                self.late_acks = 0;
-            }
-            return None;
-        }
-        if !gate.is_ready() {
-            return None;
-        }
-        self.late_acks = self.late_acks.saturating_add(1);
-        (self.late_acks == MANY_LATE).then(|| FtEvent::LeaseTooShort {
-            lease_ms: self.parameters.lease_ms,
-            took_ms: self.lease.age_ns(now) / NS_PER_MS,
-        })
+        let took_ms = self.lateness.note(&self.lease, gate.is_ready(), now)?;
+        let lease_ms = self.parameters.lease_ms;
+        Some(FtEvent::LeaseTooShort { lease_ms, took_ms })
     }
 
     /// Last entry that was written.
