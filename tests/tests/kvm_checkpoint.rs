@@ -15,7 +15,7 @@ use serde_json::json;
 use tests::backend::scratch_with_kvm;
 use tests::command::Scratch;
 use tests::guest_file;
-use tests::process::{VmProcess, wait_until};
+use tests::process::VmProcess;
 use tests::random::Random;
 use tests::scenario::{Client, Pair, Protection};
 use tests::servers::{disk, image_of_side, power_off, side_of};
@@ -152,14 +152,9 @@ impl Scene {
     }
 
     fn more_replies(&mut self, count: u64) {
-        let target = self.client.ledger().acknowledged + count;
-        let waited = wait_until("further replies", LIMIT, || {
-            Ok(self.client.ledger().acknowledged >= target || self.client.has_ended())
-        });
-        assert!(waited.is_ok(), "{waited:?}\n{}", self.status());
-        if self.client.has_ended() {
-            let end = self.client.finish();
-            panic!("the client gave up: {end:?}\n{}", self.status());
+        if let Err(error) = self.client.more(count, LIMIT) {
+            let end = self.client.has_ended().then(|| self.client.finish());
+            panic!("{error}: {end:?}\n{}", self.status());
         }
     }
 

@@ -48,7 +48,7 @@ impl Scene {
     }
 
     fn more_replies(&self, count: u64) {
-        more_replies(&self.client, count);
+        self.client.more(count, LIMIT).unwrap();
     }
 
     /// Another process, without a VM.
@@ -86,15 +86,6 @@ impl Scene {
     fn finish(mut self) {
         assert_eq!(self.client.finish().unwrap().lost, 0);
     }
-}
-
-fn more_replies(client: &Client, count: u64) {
-    let target = client.ledger().acknowledged + count;
-    let waited = wait_until("further replies", LIMIT, || {
-        Ok(client.ledger().acknowledged >= target || client.has_ended())
-    });
-    waited.unwrap();
-    assert!(!client.has_ended(), "the client gave up");
 }
 
 /// Waits until what a process has told of last is this.

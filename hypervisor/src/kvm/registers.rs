@@ -229,7 +229,7 @@ pub(super) fn passed(msrs: &Msrs) -> Vec<kvm_msr_entry> {
     PASSED.iter().map(entry).collect()
 }
 
-/// Takes the values over that [`passed`] gives the other way.
+/// Takes the values over that [`passed()`] gives the other way.
 pub(super) fn read_passed(entries: &[kvm_msr_entry], msrs: &mut Msrs) {
     for entry in entries {
         if let Some(passed) = PASSED.iter().find(|passed| passed.index == entry.index) {
