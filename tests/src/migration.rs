@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::HarnessError;
 use crate::process::{VmProcess, guest_arguments_on, wait_until};
+use crate::scenario::Client as ServiceClient;
+use crate::service::Line;
 
 /// How long a migration may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -47,6 +49,19 @@ pub fn start_guest_on(
         format!("path={}", file("events")),
     ]);
     VmProcess::start(folder, name, &arguments)
+}
+
+/// Starts a client of the line service of a guest that boots, and waits until it was served a few
+/// times.
+///
+/// # Errors
+/// When the guest does not serve it within `limit`.
+pub fn serve_client(vm: &VmProcess, limit: Duration) -> Result<ServiceClient, HarnessError> {
+    let mut line = Line::connect_within(vm.serial(), limit)?;
+    line.receive_until("MARK begin service", limit)?;
+    let client = ServiceClient::start(line, vm.serial().to_owned())?;
+    client.more(5, limit)?;
+    Ok(client)
 }
 
 /// A loopback address on which nobody listens.

@@ -11,12 +11,11 @@ use serde_json::{Value, json};
 use tests::backend::scratch_with_kvm;
 use tests::command::Scratch;
 use tests::migration::{
-    Receiver, events, figures, free_url, send, start_guest_on, wait_for, wait_for_end,
+    Receiver, events, figures, free_url, send, serve_client, start_guest_on, wait_for, wait_for_end,
 };
 use tests::process::{VmProcess, wait_until};
 use tests::proxy::{Order, Proxy, Way};
 use tests::scenario::Client;
-use tests::service::Line;
 
 /// The bench's machine is emulated, and its host may be busy.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -34,17 +33,13 @@ impl Scene {
     fn boot(name: &str) -> Option<Self> {
         let scratch = scratch_with_kvm(name).unwrap()?;
         let vm = start_guest_on("kvm", scratch.path(), "vmm-0", MEMORY, JOBS).unwrap();
-        let mut line = Line::connect_within(vm.serial(), LIMIT).unwrap();
-        line.receive_until("MARK begin service", LIMIT).unwrap();
-        let client = Client::start(line, vm.serial().to_owned()).unwrap();
-        let scene = Self {
+        let client = serve_client(&vm, LIMIT).unwrap();
+        Some(Self {
             vm,
             client,
             count: 0,
             scratch,
-        };
-        scene.more_replies(5);
-        Some(scene)
+        })
     }
 
     fn more_replies(&self, count: u64) {

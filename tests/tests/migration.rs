@@ -12,12 +12,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::command::Scratch;
 use tests::migration::{
-    Receiver, events, figures, free_url, send, start_guest, wait_for, wait_for_end,
+    Receiver, events, figures, free_url, send, serve_client, start_guest, wait_for, wait_for_end,
 };
 use tests::process::{VmProcess, wait_until};
 use tests::proxy::{Order, Proxy, Way};
 use tests::scenario::Client;
-use tests::service::Line;
 
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// A client gives a silent connection 20 s before it looks elsewhere.
@@ -40,18 +39,13 @@ impl Scene {
     fn boot(name: &str) -> Self {
         let scratch = Scratch::new(name).unwrap();
         let vm = start_guest(scratch.path(), "vmm-0", MEMORY, JOBS).unwrap();
-        let mut line = Line::connect_within(vm.serial(), BOOT_LIMIT).unwrap();
-        line.receive_until("MARK begin service", BOOT_LIMIT)
-            .unwrap();
-        let client = Client::start(line, vm.serial().to_owned()).unwrap();
-        let scene = Self {
+        let client = serve_client(&vm, BOOT_LIMIT).unwrap();
+        Self {
             vm,
             client,
             count: 0,
             scratch,
-        };
-        scene.more_replies(10);
-        scene
+        }
     }
 
     /// Another process, without a VM.

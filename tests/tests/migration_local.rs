@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::command::Scratch;
-use tests::migration::{Receiver, figures, free_url, send, start_guest, wait_for, wait_for_end};
+use tests::migration::{
+    Receiver, figures, free_url, send, serve_client, start_guest, wait_for, wait_for_end,
+};
 use tests::process::VmProcess;
 use tests::scenario::Client;
-use tests::service::Line;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const SHARED: &str = "128M,shared=on";
@@ -25,16 +26,12 @@ impl Scene {
     fn boot(name: &str, memory: &str) -> Self {
         let scratch = Scratch::new(name).unwrap();
         let vm = start_guest(scratch.path(), "vmm-0", memory, JOBS).unwrap();
-        let mut line = Line::connect_within(vm.serial(), LIMIT).unwrap();
-        line.receive_until("MARK begin service", LIMIT).unwrap();
-        let client = Client::start(line, vm.serial().to_owned()).unwrap();
-        let scene = Self {
+        let client = serve_client(&vm, LIMIT).unwrap();
+        Self {
             vm,
             client,
             scratch,
-        };
-        scene.more_replies();
-        scene
+        }
     }
 
     fn empty(&self, name: &str) -> VmProcess {

@@ -94,7 +94,12 @@ fn roles_are_swapped_protection_ends_and_a_backup_is_lost_without_harm() {
     pair.protect(&Protection::default()).unwrap();
     client.more(10, CLIENT_LIMIT).unwrap();
 
-    // A second start while it is protected is refused and changes nothing.
+    // A second start while it is protected is refused and changes nothing, and so is a migration.
+    let away = json!({"destination_url": "tcp:127.0.0.1:1"});
+    refused(
+        pair.primary.put("vm.send-migration", &away),
+        &["VM is protected"],
+    );
     let second = start_body(&scratch, &json!("tcp:127.0.0.1:1"), "fence");
     refused(
         pair.primary.put("vm.ft-start", &second),
