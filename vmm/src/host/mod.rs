@@ -7,6 +7,7 @@
 
 pub mod devices;
 pub mod disk;
+mod disk_flush;
 pub mod disk_host;
 pub mod disk_quiet;
 pub mod disk_store;
