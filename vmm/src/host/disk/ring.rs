@@ -11,7 +11,7 @@
 //! threads do it. Nothing but the completion tells that the kernel is done with a buffer: buffers
 //! stay where they are until then, whatever else fails.
 //!
-//! UNSAFETY: the kernel is given addresses of buffers that outlive the call.
+//! UNSAFETY: the kernel is given addresses of buffers that outlive the call, and of a set of cores.
 #![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -86,6 +86,7 @@ impl Ring {
         if !ring.params().is_feature_ext_arg() {
             return Err(ErrorKind::Unsupported.into());
         }
+        keep_to_own_cores(&ring);
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Wake::new()?,
@@ -137,6 +138,24 @@ impl Drop for Ring {
         {
             log::error!("the thread of a disk's ring ended by a panic");
         }
+    }
+}
+
+/// The kernel's workers run where this thread may: they are threads of the machine too, and whoever
+/// gives it some cores of the host means all of it. By themselves they run anywhere.
+fn keep_to_own_cores(ring: &IoUring) {
+    // SAFETY: the set is a plain array of bits, which the call fills as far as its size says.
+    let cores = unsafe {
+        let mut cores: libc::cpu_set_t = std::mem::zeroed();
+        match libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut cores) {
+            0 => Ok(cores),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let kept = cores.and_then(|cores| ring.submitter().register_iowq_aff(&cores));
+    if let Err(error) = kept {
+        // Kernels before 5.14, and hosts of more cores than the set has bits.
+        log::debug!("the workers of a disk run on any core: {error}");
     }
 }
 
