@@ -9,9 +9,10 @@
 //! its number and thus equal on both sides. The hash is XXH3 with 64 bits: for telling states
 //! apart, not for secrecy.
 
+use std::hash::Hasher;
 use std::ops::Range;
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use twox_hash::XxHash3_64;
 
 use crate::machine::{Machine, Page, Section};
 use crate::output::OutputLedger;
@@ -20,18 +21,18 @@ use crate::time::{Epoch, PageNumber};
 /// Digest of one page.
 #[must_use]
 pub fn of_page(bytes: &Page) -> u64 {
-    xxh3_64(bytes)
+    XxHash3_64::oneshot(bytes)
 }
 
 /// Digest of one section: its name, version and bytes.
 #[must_use]
 pub fn of_section(section: &Section) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(&(section.name.len() as u64).to_le_bytes());
-    hash.update(section.name.as_bytes());
-    hash.update(&section.version.to_le_bytes());
-    hash.update(&section.bytes);
-    hash.digest()
+    let mut hash = XxHash3_64::new();
+    hash.write(&(section.name.len() as u64).to_le_bytes());
+    hash.write(section.name.as_bytes());
+    hash.write(&section.version.to_le_bytes());
+    hash.write(&section.bytes);
+    hash.finish()
 }
 
 /// A page with its digest.
@@ -109,17 +110,17 @@ impl EpochDigest {
     /// Digests state that was taken already, with no page known to be written.
     #[must_use]
     pub fn of(sections: Vec<Section>, pages: Vec<PageDigest>, outputs: OutputLedger) -> Self {
-        let mut root = Xxh3::new();
+        let mut root = XxHash3_64::new();
         let mut parts = Vec::with_capacity(sections.len() + 2);
         for section in &sections {
             fold(&mut root, &mut parts, of_section(section));
         }
-        let mut memory = Xxh3::new();
+        let mut memory = XxHash3_64::new();
         for page in &pages {
-            memory.update(&page.page.0.to_le_bytes());
-            memory.update(&page.digest.to_le_bytes());
+            memory.write(&page.page.0.to_le_bytes());
+            memory.write(&page.digest.to_le_bytes());
         }
-        fold(&mut root, &mut parts, memory.digest());
+        fold(&mut root, &mut parts, memory.finish());
         fold(&mut root, &mut parts, outputs.digest());
         let written = Vec::new();
         Self {
@@ -128,7 +129,7 @@ impl EpochDigest {
             written,
             outputs,
             parts,
-            root: root.digest(),
+            root: root.finish(),
         }
     }
 
@@ -175,8 +176,8 @@ fn scrubbed_pages(machine: &dyn Machine, epoch: Epoch, scrub: u32) -> Vec<PageNu
 }
 
 /// Adds one part's digest to the root and, shortened, to the list.
-fn fold(root: &mut Xxh3, parts: &mut Vec<u32>, digest: u64) {
-    root.update(&digest.to_le_bytes());
+fn fold(root: &mut XxHash3_64, parts: &mut Vec<u32>, digest: u64) {
+    root.write(&digest.to_le_bytes());
     parts.push((digest >> 32) as u32 ^ digest as u32);
 }
 

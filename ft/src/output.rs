@@ -10,9 +10,10 @@
 //! backup knows which of its own the world may have seen.
 
 use std::collections::VecDeque;
+use std::hash::Hasher;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 use crate::event::Output;
 use crate::histogram::{LatencyHistogram, LatencySummary};
@@ -60,11 +61,11 @@ impl OutputLedger {
 
     /// Counts an output; its number.
     fn note(&mut self, output: &Output) -> u64 {
-        let mut hash = Xxh3::new();
-        hash.update(&self.chain.to_le_bytes());
-        hash.update(&output.device.0.to_le_bytes());
-        hash.update(&output.payload);
-        self.chain = hash.digest();
+        let mut hash = XxHash3_64::new();
+        hash.write(&self.chain.to_le_bytes());
+        hash.write(&output.device.0.to_le_bytes());
+        hash.write(&output.payload);
+        self.chain = hash.finish();
         self.count += 1;
         self.count
     }

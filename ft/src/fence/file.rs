@@ -57,7 +57,7 @@ impl FileFence {
 
     /// The name under which a claim is written before it is linked.
     fn draft_path(&self, claim: &Claim) -> PathBuf {
-        let tag = xxhash_rust::xxh3::xxh3_64(claim.owner.as_bytes());
+        let tag = twox_hash::XxHash3_64::oneshot(claim.owner.as_bytes());
         let mut name = self.path.clone().into_os_string();
         name.push(format!(".draft-{}-{tag:016x}", claim.generation));
         PathBuf::from(name)

@@ -4,14 +4,13 @@
 //! What the image really holds is looked at when a page is scrubbed, in an epoch in which it is not
 //! written.
 
-use std::collections::HashMap;
-
 use devices::virtio::block::{BlockOperation, BlockRequest, SECTOR_SIZE};
+use foldhash::HashMap;
 use ft::machine::PAGE_SIZE;
 
 use super::{covers, pages_of};
 
-/// Most pages whose digests are kept: 256 MiB, far more than an epoch writes. Others are read back.
+/// Most pages whose digests are kept: 256 MiB, far more than an epoch writes. More are read back.
 const MOST: usize = 65_536;
 
 /// Digests of one disk's pages.
@@ -21,16 +20,22 @@ pub(super) struct WrittenDigests {
     new: HashMap<u64, u64>,
     /// Of pages written between the last two turns, and not since.
     old: HashMap<u64, u64>,
+    /// So many were written without a turn that nobody seems to ask for any: none is kept until the
+    /// next turn.
+    idle: bool,
 }
 
 impl WrittenDigests {
     /// A request that modifies was completed.
     pub(super) fn note(&mut self, request: &BlockRequest, succeeded: bool) {
+        if self.idle {
+            return;
+        }
         let writes = succeeded && request.operation == BlockOperation::Write;
         let start = request.sector * SECTOR_SIZE;
         for page in pages_of(request) {
             self.forget(page);
-            if !writes || !covers(request, page) || self.new.len() >= MOST {
+            if !writes || !covers(request, page) {
                 continue;
             }
             let from = (page * PAGE_SIZE as u64 - start) as usize;
@@ -38,6 +43,12 @@ impl WrittenDigests {
             if let Some(bytes) = bytes.and_then(|bytes| bytes.try_into().ok()) {
                 self.new.insert(page, ft::digest::of_page(bytes));
             }
+        }
+        if self.new.len() > MOST {
+            *self = Self {
+                idle: true,
+                ..Self::default()
+            };
         }
     }
 
@@ -50,6 +61,7 @@ impl WrittenDigests {
     /// The pages written until now were taken: their digests are asked for next.
     pub(super) fn turn(&mut self) {
         self.old = std::mem::take(&mut self.new);
+        self.idle = false;
     }
 
     /// Digest of a page, if it is known.
