@@ -25,14 +25,26 @@ use crate::status::{CloneSummary, FtEvent, Throttle};
 use crate::throttle::SliceThrottle;
 use crate::time::{Generation, HostTime, LogPosition, LogicalTime, NS_PER_MS};
 
-/// Longest time that an entry waits to be sent when outputs wait for the backup to execute it, and
-/// least time between two messages that tell which outputs have left.
+/// Longest time that an entry waits to be sent when outputs wait for the backup to execute it, or
+/// the guest sleeps; and least time between two messages that tell which outputs have left.
 pub(super) const FLUSH_NS: u64 = NS_PER_MS;
 /// Longest time that an entry waits to be sent otherwise. Nothing but the backup's distance depends
 /// on it, and each message costs both sides the interruption of a busy guest.
 const RELAXED_FLUSH_NS: u64 = 8 * NS_PER_MS;
 /// Log bytes that are sent at once.
 const MAX_FLUSH_BYTES: usize = 64 << 10;
+
+/// How soon what was appended is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// Now: outputs wait for it, or an epoch has ended.
+    AtOnce,
+    /// The guest sleeps, and may not bring the next marker for long. One that sleeps until its disk
+    /// answers wakes a moment later all the same, and need not send a message for each answer.
+    Resting,
+    /// The guest executes.
+    Executing,
+}
 
 /// Where a protection stands.
 #[derive(Debug)]
@@ -205,25 +217,21 @@ impl Protection {
         (log.position, (log.bytes.len() - before) as u64)
     }
 
-    /// Sends what was appended, if there is anything; at `urgent`, or when it is time to. A guest
-    /// that has executed since the last entry gets a marker first.
+    /// Sends what was appended, if there is anything and its time has come. A guest that has
+    /// executed up to `at` since the last entry gets a marker first.
     pub(super) fn flush(
         &mut self,
         at: LogicalTime,
-        urgent: bool,
+        haste: Haste,
         generation: Generation,
         now: HostTime,
     ) {
-        let Some(log) = &self.log else { return };
-        if self.deltas().is_some() {
-            // The end of the epoch tells of all that was executed in it.
+        let Some(log) = &mut self.log else { return };
+        log.executed_to = at;
+        if self.flush_due(haste).is_none_or(|due| now < due) {
             return;
         }
-        let due = now >= self.flush_due(log) || log.bytes.len() >= MAX_FLUSH_BYTES;
-        if !urgent && !due {
-            return;
-        }
-        if log.last_at < at {
+        if self.log.as_ref().is_some_and(|log| log.last_at < at) {
             self.append(&[Entry {
                 at,
                 event: Event::Marker,
@@ -232,12 +240,23 @@ impl Protection {
         self.send_log(generation, now);
     }
 
-    /// When the log is to be sent if nothing makes it urgent.
-    pub(super) fn flush_due(&self, log: &OutgoingLog) -> HostTime {
-        log.last_flush.plus(match self.parameters.release {
-            ReleasePolicy::Received => RELAXED_FLUSH_NS,
-            ReleasePolicy::Replayed | ReleasePolicy::Verified => FLUSH_NS,
-        })
+    /// When the log is to be sent; never if the backup knows all that there is.
+    pub(super) fn flush_due(&self, haste: Haste) -> Option<HostTime> {
+        if self.deltas().is_some() {
+            // The end of the epoch tells of all that was executed in it.
+            return None;
+        }
+        let log = self.log.as_ref()?;
+        if log.bytes.is_empty() && log.last_at >= log.executed_to {
+            return None;
+        }
+        let most_ns = match (haste, self.parameters.release) {
+            _ if log.bytes.len() >= MAX_FLUSH_BYTES => 0,
+            (Haste::AtOnce, _) => 0,
+            (Haste::Executing, ReleasePolicy::Received) => RELAXED_FLUSH_NS,
+            (Haste::Resting | Haste::Executing, _) => FLUSH_NS,
+        };
+        Some(log.last_flush.plus(most_ns))
     }
 
     /// Sends a marker even though the guest has not executed, so that its acknowledgement renews
@@ -286,7 +305,8 @@ impl Protection {
     /// from it, on both sides.
     pub(super) fn rebase_log(&mut self, at: LogicalTime, point: SyncPoint) {
         if let Some(log) = &mut self.log {
-            (log.coder, log.last_at) = (EntryCoder::new(at, point), at);
+            log.coder = EntryCoder::new(at, point);
+            (log.last_at, log.executed_to) = (at, at);
         }
     }
 
@@ -414,6 +434,8 @@ pub(super) struct OutgoingLog {
     pub(super) bytes: FieldWriter,
     pub(super) position: LogPosition,
     pub(super) last_at: LogicalTime,
+    /// How far the guest has executed, as far as the log was told.
+    executed_to: LogicalTime,
     pub(super) last_flush: HostTime,
     unreceived: VecDeque<(LogPosition, HostTime)>,
     unreplayed: VecDeque<(LogPosition, HostTime)>,
@@ -427,6 +449,7 @@ impl OutgoingLog {
             bytes: FieldWriter::new(),
             position: LogPosition(0),
             last_at: at,
+            executed_to: at,
             last_flush: now,
             unreceived: VecDeque::new(),
             unreplayed: VecDeque::new(),

@@ -16,7 +16,7 @@ use crate::failover::Suspicion;
 use crate::machine::{Machine, Section};
 use crate::primary::Primary;
 use crate::primary::clone::{MAX_UNSENT, send_pages};
-use crate::primary::protection::Protection;
+use crate::primary::protection::{Haste, Protection};
 use crate::protocol::{Base, Divergence, Message};
 use crate::snapshot::{MAX_BATCH_PAGES, MAX_REPAIR_PAGES};
 use crate::status::FtEvent;
@@ -135,7 +135,7 @@ impl Primary {
         let Some(shipment) = protection.shipment.take() else {
             return;
         };
-        protection.flush(machine.now(), true, generation, now);
+        protection.flush(machine.now(), Haste::AtOnce, generation, now);
         let sections = &shipment.sections;
         protection.link.send_sections(sections, generation, now);
         let position = protection.position();

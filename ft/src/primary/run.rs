@@ -7,7 +7,7 @@ use crate::output::{ReleasePolicy, UNSEALED};
 use crate::primary::Primary;
 use crate::primary::delta::DeltaSender;
 use crate::primary::lag_control::{Admission, Gap};
-use crate::primary::protection::{FLUSH_NS, Phase, Protection};
+use crate::primary::protection::{FLUSH_NS, Haste, Phase, Protection};
 use crate::protocol::StopReason;
 use crate::record::{Outcome, Pace, Slice};
 use crate::status::{End, FtEvent, Next};
@@ -51,8 +51,11 @@ impl Primary {
         if bytes > 0 {
             self.recorder.meter_mut().logged(bytes);
         }
-        // A guest that goes to sleep will not bring the next marker soon.
-        let urgent = !outputs.is_empty() || matches!(outcome, Outcome::Idle(_));
+        let haste = match outcome {
+            _ if !outputs.is_empty() => Haste::AtOnce,
+            Outcome::Idle(_) => Haste::Resting,
+            _ => Haste::Executing,
+        };
         for output in outputs {
             self.gate.queue(output, position, now);
         }
@@ -60,7 +63,7 @@ impl Primary {
             self.events.push(FtEvent::InputRefused { reason });
         }
         if let Some(protection) = self.protection.as_deref_mut() {
-            protection.flush(machine.now(), urgent, self.generation, now);
+            protection.flush(machine.now(), haste, self.generation, now);
         }
         match &outcome {
             Outcome::Failed(text) => self.end = Some(End::Failed(text.clone())),
@@ -104,7 +107,11 @@ impl Primary {
         let Some(protection) = self.protection.as_deref_mut() else {
             return;
         };
-        protection.flush(machine.now(), false, generation, now);
+        let haste = match outcome {
+            Some(Outcome::Busy) => Haste::Executing,
+            _ => Haste::Resting,
+        };
+        protection.flush(machine.now(), haste, generation, now);
         let holds = protection.lease.holds(now);
         self.permit_wanted &= !holds;
         let stale = (self.gate.is_ready() || self.permit_wanted) && !holds;
@@ -144,7 +151,7 @@ impl Primary {
         let (position, _) = self.log_entries(&[ended.entry(self.sink.is_some())]);
         if let Some(protection) = self.protection.as_deref_mut() {
             protection.unverified.push_back((position, ended));
-            protection.flush(machine.now(), true, self.generation, now);
+            protection.flush(machine.now(), Haste::AtOnce, self.generation, now);
         }
     }
 
@@ -318,9 +325,10 @@ impl Primary {
         at(protection.next_beat());
         at(protection.detector.deadline());
         if let Some(log) = &protection.log {
-            if !log.bytes.is_empty() {
-                at(protection.flush_due(log));
-            }
+            protection
+                .flush_due(Haste::Resting)
+                .into_iter()
+                .for_each(&mut *at);
             let wanted = self.gate.is_ready() || self.permit_wanted;
             if wanted && !protection.lease.holds(now) {
                 at(log.last_flush.plus(renewal_ns(protection)));
