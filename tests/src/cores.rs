@@ -1,5 +1,8 @@
+//! On which of the host's cores a side of a pair runs.
+//!
 //! Processors that move from core to core: the cores of a host that has other tenants differ in
 //! speed for seconds at a time, and what happens to run on the faster one would seem the faster.
+//! Or a core for each side, as if each had a small host of its own.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -28,10 +31,9 @@ impl Ring {
         let processors = pids.iter().map(|pid| processor_of(*pid));
         let processors = processors.collect::<Result<_, _>>()?;
         let all = sched_getaffinity(Pid::from_raw(0)).map_err(refused)?;
-        let is_ours = |core: &usize| all.is_set(*core).unwrap_or(false);
         Ok(Self {
             processors,
-            cores: (0..CpuSet::count()).filter(is_ours).collect(),
+            cores: members(&all),
             all,
         })
     }
@@ -92,6 +94,33 @@ impl Carousel {
         let moved = moved.map_err(|_| HarnessError::Broken("a thread panicked".to_owned()))?;
         moved.map_err(refused)
     }
+}
+
+/// The cores of a set, ascending.
+fn members(set: &CpuSet) -> Vec<usize> {
+    let is_in = |core: &usize| set.is_set(*core).unwrap_or(false);
+    (0..CpuSet::count()).filter(is_in).collect()
+}
+
+/// Does something on one core of the host, the one with this number among those that we may use; a
+/// process that is started by it stays there. On a host of one core that is the only one.
+///
+/// # Errors
+/// What `work` says, or when the host does not let us choose.
+pub fn on_one<T>(
+    index: usize,
+    work: impl FnOnce() -> Result<T, HarnessError>,
+) -> Result<T, HarnessError> {
+    let this = Pid::from_raw(0);
+    let all = sched_getaffinity(this).map_err(refused)?;
+    let mut one = CpuSet::new();
+    for core in members(&all).iter().cycle().skip(index).take(1) {
+        one.set(*core).map_err(refused)?;
+    }
+    sched_setaffinity(this, &one).map_err(refused)?;
+    let given = work();
+    sched_setaffinity(this, &all).map_err(refused)?;
+    given
 }
 
 fn refused(error: nix::Error) -> HarnessError {

@@ -15,7 +15,7 @@ use tests::servers::redis::{Client, Redis, Reply};
 use tests::servers::traffic::{Connection, Service, Session, Traffic, connect};
 use tests::service::percentile;
 
-use crate::rounds::{Figure, Rounds, network};
+use crate::rounds::{Figure, Plan, Rounds, network};
 use crate::{ratio, step};
 
 const POLICIES: &[&str] = &["received", "replayed", "verified"];
@@ -73,7 +73,13 @@ pub fn net(scratch: &Scratch, count: u32) -> Result<Value, HarnessError> {
     let mut web = connect(HTTP)?;
     // The first download is from the guest's disk; all that count are from its memory.
     download_mib_s(&mut web)?;
-    let rounds = Rounds::go_through(&mut pair, count, POLICIES, FIGURES, |pair: &Pair| {
+    let plan = Plan {
+        count,
+        policies: POLICIES,
+        figures: FIGURES,
+        backup_core: None,
+    };
+    let rounds = Rounds::go_through(&mut pair, plan, |pair: &Pair| {
         let download = download_mib_s(&mut web)?;
         let [pings, writes] = [&pings, &writes].map(|traffic| rate(traffic, &pair.primary));
         let ([pings, pings_cpu], [writes, writes_cpu]) = (pings?, writes?);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use tests::HarnessError;
+use tests::cores;
 use tests::measure::{median, number};
 use tests::network::Network;
 use tests::scenario::{Pair, Protection};
@@ -21,6 +22,19 @@ pub struct Figure {
     pub name: &'static str,
     /// Whether more of it is better.
     pub more_is_better: bool,
+}
+
+/// What is measured, how often, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Rounds.
+    pub count: u32,
+    /// Release policies; a state for each, beside the unprotected one.
+    pub policies: &'static [&'static str],
+    /// What `measure` gives.
+    pub figures: &'static [Figure],
+    /// The one core on which backups run, if they are to have one.
+    pub backup_core: Option<usize>,
 }
 
 /// One state of the guest's protection, and its measurements: a row for each round, with a value
@@ -41,18 +55,17 @@ pub struct Rounds {
 const UNPROTECTED: &str = "unprotected";
 
 impl Rounds {
-    /// Measures `figures` unprotected and under each of `policies`, `count` times.
+    /// Measures unprotected and under each policy, as `plan` says.
     ///
     /// # Errors
     /// When the guest cannot be protected, or `measure` fails.
     pub fn go_through(
         pair: &mut Pair,
-        count: u32,
-        policies: &'static [&'static str],
-        figures: &'static [Figure],
+        plan: Plan,
         mut measure: impl FnMut(&Pair) -> Result<Vec<f64>, HarnessError>,
     ) -> Result<Self, HarnessError> {
-        let names = [UNPROTECTED].iter().chain(policies);
+        let Plan { count, figures, .. } = plan;
+        let names = [UNPROTECTED].iter().chain(plan.policies);
         let states = names.map(|&name| State {
             name,
             rows: Vec::new(),
@@ -66,14 +79,21 @@ impl Rounds {
             for state in &mut rounds.states {
                 crate::step(&format!("round {round} of {count}: {}", state.name));
                 if state.name == UNPROTECTED {
+                    settle();
                     state.rows.push(measure(pair)?);
                     continue;
                 }
                 let start = json!({"release": state.name, "timeout_ms": TIMEOUT_MS});
-                pair.protect(&Protection {
+                let protection = Protection {
                     start,
                     ..Protection::default()
-                })?;
+                };
+                let mut protect = || pair.protect(&protection);
+                match plan.backup_core {
+                    Some(core) => cores::on_one(core, protect)?,
+                    None => protect()?,
+                }
+                settle();
                 let (begun, before) = (Instant::now(), pair.primary.ft_status()?);
                 state.rows.push(measure(pair)?);
                 let after = pair.primary.ft_status()?;
@@ -158,6 +178,12 @@ fn log_medians(rates: &[Value]) -> Vec<(String, f64)> {
         (kind.clone(), median(&values))
     });
     medians.filter(|(_, value)| *value > 0.0).collect()
+}
+
+/// Waits until the host has written what it has in memory, as the disks that were just copied: a
+/// moment later it would do so beside what is measured.
+fn settle() {
+    nix::unistd::sync();
 }
 
 /// A network for the guest.
