@@ -1,5 +1,5 @@
-//! A recording that is cut among its events replays to its last whole entry, says where it ends,
-//! and counts the epochs up to there as verified.
+//! A machine that is recorded stays where it is; its recording, cut among its events, replays to
+//! its last whole entry, says where it ends, and counts the epochs up to there as verified.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where its surroundings do")]
 
@@ -35,6 +35,15 @@ fn a_recording_cut_among_its_events_replays_up_to_the_cut() {
     arguments.extend(record.map(str::to_owned));
     let mut recorder = VmProcess::start(scratch.path(), "recorder", &arguments).unwrap();
     std::thread::sleep(RECORDED);
+    // The log would have no end that says so; both calls are refused, and change nothing.
+    for call in ["vm.send-migration", "vm.ft-start"] {
+        let mut body = json!({"destination_url": "tcp:127.0.0.1:1"});
+        if call == "vm.ft-start" {
+            body["fence"] = json!("none");
+        }
+        let said = recorder.put(call, &body).unwrap_err().to_string();
+        assert!(said.contains("VM is recorded"), "{call}: {said}");
+    }
     recorder.signal("TERM").unwrap();
     wait_until("the end of the recording", LIMIT, || {
         Ok(recorder.ended().is_some())
