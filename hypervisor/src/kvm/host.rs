@@ -6,20 +6,16 @@ use std::sync::Arc;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
-use super::clock::Scale;
-use super::counter::{Counter, host_counter};
+use super::counter::Counter;
+use super::dirty_ring::DirtyTracking;
 use super::vcpu::KvmVcpu;
 use super::vm::KvmVm;
 use super::{NAME, ioctl, wake};
-use crate::arch::x86_64::msr;
-use crate::arch::x86_64::segment::CS;
 use crate::capabilities::Capabilities;
 use crate::cpu_model::{CpuidLeaf, DEFAULT_TSC_KHZ, missing, table};
-use crate::exit::Exit;
 use crate::hypervisor_trait::{Hypervisor, HypervisorError, VmSpec};
-use crate::memory::{GuestAddress, GuestMemory, PAGE_SIZE};
+use crate::memory::GuestMemory;
 use crate::software::require_one_processor;
-use crate::state::reset_state;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 
@@ -40,17 +36,6 @@ const NEEDED: [(Cap, &str); 8] = [
     (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ"),
 ];
 
-/// A guest in real mode that writes its timer's deadline, and then to a port for ever: MOV ECX,
-/// 6E0H; XOR EAX, EAX; XOR EDX, EDX; WRMSR; again: OUT 80H, AL; JMP again.
-const TRIAL: [u8; 18] = [
-    0x66, 0xb9, 0xe0, 0x06, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f, 0x30, 0xe6, 0x80, 0xeb,
-    0xfc,
-];
-/// How long each of its runs may take, in nanoseconds.
-const TRIAL_NS: u64 = 2_000_000_000;
-/// Exits of it that are timed. The one in the middle counts: a host does other things, too.
-const TIMED_EXITS: usize = 9;
-
 /// Makes virtual machines that run on the host's processor.
 #[derive(Debug)]
 pub struct KvmHypervisor {
@@ -60,11 +45,13 @@ pub struct KvmHypervisor {
     host_khz: u32,
     /// Whether a guest's counter can run at another frequency.
     scales: bool,
+    /// How guests' writes are found out.
+    tracking: DirtyTracking,
     /// What an exit and the next entry cost, in nanoseconds.
     switch_ns: u64,
 }
 
-fn failed(request: &'static str) -> impl FnOnce(io::Error) -> HypervisorError {
+pub(super) fn failed(request: &'static str) -> impl FnOnce(io::Error) -> HypervisorError {
     move |source| HypervisorError::Host {
         backend: NAME,
         request,
@@ -72,7 +59,7 @@ fn failed(request: &'static str) -> impl FnOnce(io::Error) -> HypervisorError {
     }
 }
 
-fn unavailable(reason: String) -> HypervisorError {
+pub(super) fn unavailable(reason: String) -> HypervisorError {
     HypervisorError::Unavailable {
         backend: NAME,
         reason,
@@ -138,68 +125,70 @@ impl KvmHypervisor {
             host_khz,
             scales,
         } = Offer::of(&kvm)?;
+        let tracking = DirtyTracking::offered(&kvm);
         let mut opened = Self {
             kvm,
             supported,
             host_khz,
             scales,
+            tracking,
             switch_ns: 0,
         };
-        opened.switch_ns = opened.try_out()?;
+        let tried = match opened.try_out() {
+            Err(error) if opened.tracking != DirtyTracking::Log => {
+                log::warn!("KVM's dirty log is used, not its dirty ring: {error}");
+                opened.tracking = DirtyTracking::Log;
+                opened.try_out()
+            }
+            tried => tried,
+        };
+        opened.switch_ns = tried?;
         Ok(opened)
     }
 
-    /// Whether a guest's write of its timer's deadline leaves KVM: the timer is a device here. And
-    /// what exits cost, in nanoseconds.
-    fn try_out(&self) -> Result<u64, HypervisorError> {
-        let memory = GuestMemory::new(PAGE_SIZE)
-            .map_err(|error| unavailable(format!("a probe has no memory: {error}")))?;
-        let written = memory.write(GuestAddress(0), &TRIAL);
-        assert!(written.is_ok(), "the probe fits into a page");
-        let spec = VmSpec {
-            vcpus: 1,
-            tsc_khz: self.tsc_khz(),
-        };
-        let failed = |source| HypervisorError::Vcpu {
-            backend: NAME,
-            source: Box::new(source),
-        };
-        let mut vm = self.create_vm(Arc::new(memory), spec)?;
-        let mut vcpus = vm.take_vcpus();
-        let vcpu = vcpus.first_mut().expect("a VM of one vCPU has it");
-        let mut state = reset_state();
-        state.segments[CS].selector = 0;
-        state.segments[CS].base = 0;
-        state.rip = 0;
-        vcpu.restore(&state).map_err(failed)?;
-        let index = msr::TSC_DEADLINE;
-        match vcpu.run(TRIAL_NS).map_err(failed)? {
-            Exit::MsrWrite { index: left, .. } if left == index => {}
-            exit => {
-                return Err(unavailable(format!(
-                    "it keeps a guest's writes of register {index:#x}, its timer's deadline, to \
-                     itself ({exit:?})"
-                )));
-            }
-        }
-        let mut took = Vec::new();
-        for _ in 0..TIMED_EXITS {
-            let before = host_counter();
-            let until = vcpu.logical_time() + TRIAL_NS;
-            let exit = vcpu.run(until).map_err(failed)?;
-            took.push(host_counter().saturating_sub(before));
-            if !matches!(exit, Exit::PioWrite { .. }) {
-                let text = format!("a write to a port ends in {exit:?}");
-                return Err(unavailable(text));
-            }
-        }
-        took.sort_unstable();
-        Ok(Scale::none(self.host_khz).ns(took[TIMED_EXITS / 2]))
+    /// The same, but guests' writes are found out in this way.
+    #[must_use]
+    pub fn tracking_by(self, tracking: DirtyTracking) -> Self {
+        Self { tracking, ..self }
+    }
+
+    /// How guests' writes are found out: by the ring, where KVM has one that works.
+    pub fn dirty_tracking(&self) -> DirtyTracking {
+        self.tracking
+    }
+
+    /// Frequency of the host's counter, in kHz.
+    pub(super) fn host_khz(&self) -> u32 {
+        self.host_khz
     }
 
     /// What CPUID could answer at most, as KVM tells.
     pub fn supported_cpuid(&self) -> &[CpuidLeaf] {
         &self.supported
+    }
+
+    /// Makes a VM and its processor.
+    pub(super) fn create_pair(
+        &self,
+        memory: Arc<GuestMemory>,
+        tsc_khz: u32,
+    ) -> Result<(Arc<KvmVm>, KvmVcpu), HypervisorError> {
+        let vm = KvmVm::new(&self.kvm, memory, self.tracking).map_err(failed("make a VM"))?;
+        let made = vm.fd().create_vcpu(0);
+        let fd = made.map_err(|error| failed("make a processor")(error.into()))?;
+        let entries: Vec<_> = table(tsc_khz).iter().map(entry_of).collect();
+        let table = CpuId::from_entries(&entries)
+            .map_err(|_| unavailable("its CPUID table has no room".to_owned()))?;
+        fd.set_cpuid2(&table)
+            .map_err(|error| failed("take the processor's CPUID table")(error.into()))?;
+        let counter = self.set_frequency(&fd, tsc_khz)?;
+        let vm = Arc::new(vm);
+        let vcpu = KvmVcpu::new(fd, vm.clone(), counter, self.switch_ns);
+        let vcpu = vcpu.map_err(|source| HypervisorError::Vcpu {
+            backend: NAME,
+            source: Box::new(source),
+        })?;
+        Ok((vm, vcpu))
     }
 
     /// Brings the counter of `vcpu` to the machine's frequency.
@@ -283,22 +272,7 @@ impl Hypervisor for KvmHypervisor {
         spec: VmSpec,
     ) -> Result<Box<dyn Vm>, HypervisorError> {
         require_one_processor(NAME, spec.vcpus)?;
-        let vm = KvmVm::new(&self.kvm, memory).map_err(failed("make a VM"))?;
-        let made = vm.fd().create_vcpu(0);
-        let fd = made.map_err(|error| failed("make a processor")(error.into()))?;
-        let entries: Vec<_> = table(spec.tsc_khz).iter().map(entry_of).collect();
-        let table = CpuId::from_entries(&entries)
-            .map_err(|_| unavailable("its CPUID table has no room".to_owned()))?;
-        fd.set_cpuid2(&table)
-            .map_err(|error| failed("take the processor's CPUID table")(error.into()))?;
-        let counter = self.set_frequency(&fd, spec.tsc_khz)?;
-        let vm = Arc::new(vm);
-        let vcpu = KvmVcpu::new(fd, vm.clone(), counter, self.switch_ns).map_err(|source| {
-            HypervisorError::Vcpu {
-                backend: NAME,
-                source: Box::new(source),
-            }
-        })?;
+        let (vm, vcpu) = self.create_pair(memory, spec.tsc_khz)?;
         Ok(Box::new(OneVcpu {
             vm,
             vcpus: vec![Box::new(vcpu)],

@@ -6,8 +6,8 @@
 //!     │    │    │    └─ state (registers, fpu, events)    CpuState to and from KVM
 //!     │    │    └────── clock     logical and virtual time from the host's counter
 //!     │    └─────────── wake      the signal and the timer that end KVM_RUN
-//!   vm (memory slots, MSR filter, dirty log) ◀── host (what this KVM can do)
-//!                                            probe (what it really does: small guests)
+//!   vm (memory slots, MSR filter, written pages) ◀── host (what this KVM can do)
+//!    └─ dirty_ring                                    trial, probe (what it really does)
 //! ```
 //!
 //! No interrupt controller, timer or device is in the kernel: all of them are the machine's, so
@@ -19,8 +19,8 @@
 //! `run`, but where a guest is at a logical time cannot be told. So what happens at a logical
 //! time happens at an exit, and a run cannot be replayed.
 //!
-//! Left out: more than one vCPU, nested virtualisation, the dirty ring (the bitmap does), and
-//! everything that injects by itself (irqfd, ioeventfd, the in-kernel irqchip).
+//! Left out: more than one vCPU, nested virtualisation, and everything that injects by itself
+//! (irqfd, ioeventfd, the in-kernel irqchip).
 //!
 //! Spec: Linux's `Documentation/virt/kvm/api.rst` of 6.12, here "KVM API".
 
@@ -28,6 +28,7 @@ mod access;
 mod clock;
 mod counter;
 mod debug;
+mod dirty_ring;
 mod events;
 mod failure;
 mod fpu;
@@ -36,10 +37,12 @@ mod ioctl;
 pub mod probe;
 mod registers;
 mod state;
+mod trial;
 mod vcpu;
 mod vm;
 mod wake;
 
+pub use dirty_ring::DirtyTracking;
 pub use host::KvmHypervisor;
 
 /// Name of the backend, as the command line has it.

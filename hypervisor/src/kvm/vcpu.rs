@@ -8,8 +8,8 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_HLT, KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR,
-    KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_DEBUG, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_HLT, KVM_EXIT_INTR,
+    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -17,6 +17,7 @@ use super::access::Access;
 use super::clock::GuestClock;
 use super::counter::{Counter, host_counter};
 use super::debug::DebugPoints;
+use super::dirty_ring::DirtyRing;
 use super::failure::{describe_exit, describe_state, hexadecimal};
 use super::vm::KvmVm;
 use super::wake::{Alarm, Due, Running, RunningThread};
@@ -44,6 +45,7 @@ const INSTRUCTION_BYTES: usize = 15;
 pub(super) struct KvmVcpu {
     // First, so that it goes before its VM does.
     pub(super) fd: VcpuFd,
+    ring: Option<DirtyRing>,
     vm: Arc<KvmVm>,
     pub(super) clock: GuestClock,
     counter: Counter,
@@ -84,7 +86,7 @@ impl KvmVcpu {
     /// A processor in its reset state, on a host where an exit and the next entry cost `switch_ns`.
     ///
     /// # Errors
-    /// When KVM refuses that state.
+    /// When KVM refuses that state, or does not show its dirty ring.
     pub fn new(
         fd: VcpuFd,
         vm: Arc<KvmVm>,
@@ -92,8 +94,10 @@ impl KvmVcpu {
         switch_ns: u64,
     ) -> Result<Self, VcpuError> {
         let thread = Arc::new(RunningThread::default());
+        let ring = vm.ring_of(&fd).map_err(failed("map its dirty ring"))?;
         let mut vcpu = Self {
             fd,
+            ring,
             vm,
             clock: GuestClock::new(counter.scale(), host_counter()),
             counter,
@@ -250,8 +254,27 @@ impl KvmVcpu {
                 self.debug.hit();
                 Ok(Some(Exit::Debug))
             }
+            KVM_EXIT_DIRTY_RING_FULL => {
+                self.make_room()?;
+                Ok(None)
+            }
             _ => Err(self.failure()),
         }
+    }
+
+    fn make_room(&mut self) -> Result<(), VcpuError> {
+        match &self.ring {
+            Some(ring) => {
+                let made = self.vm.make_room(ring);
+                made.map_err(failed("make room in its dirty ring"))
+            }
+            None => Err(self.failure()),
+        }
+    }
+
+    /// Puts the pages that the guest wrote into the memory's record.
+    pub(super) fn try_collect_written(&self) -> io::Result<()> {
+        self.vm.collect_written(self.ring.as_ref())
     }
 
     /// Answers an access of a register that is neither KVM's nor the interrupt controller's.
@@ -433,7 +456,7 @@ impl Vcpu for KvmVcpu {
     fn memory_written(&mut self, _gpa: u64, _len: u64) {}
 
     fn collect_written(&self) {
-        if let Err(error) = self.vm.collect_written() {
+        if let Err(error) = self.try_collect_written() {
             panic!("KVM does not tell which pages were written: {error}");
         }
     }

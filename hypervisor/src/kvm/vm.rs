@@ -1,14 +1,16 @@
 //! A VM of KVM's: the guest's memory in its slots, the registers that KVM may handle by itself, and
-//! the dirty log.
+//! the pages that were written.
 //!
-//! The dirty log is on as long as the VM lives: every page that a guest writes has to be in
-//! [`GuestMemory`]'s record sooner or later, for a clone and for a reset.
+//! These are logged as long as the VM lives: every page that a guest writes has to be in
+//! [`GuestMemory`]'s record sooner or later, for a clone and for a reset. What this process writes
+//! there itself, KVM does not see; the memory has it in its record at once.
 //!
 //! UNSAFETY: a memory slot is a pointer that the guest may write through.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_X86_DISABLE_EXITS, KVM_CAP_X86_USER_SPACE_MSR,
@@ -16,8 +18,9 @@ use kvm_bindings::{
     KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_X86_DISABLE_EXITS_MWAIT,
     kvm_enable_cap, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
+use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 
+use super::dirty_ring::{self, DirtyRing, DirtyTracking, WrittenPage};
 use super::ioctl;
 use crate::arch::x86_64::msr;
 use crate::memory::{GuestMemory, HIGH_START, PAGE_SIZE};
@@ -28,6 +31,10 @@ const REAL_MODE_TSS: usize = 0xfffb_d000;
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Pages that one word of the dirty log tells of.
 const WORD_PAGES: u64 = 64;
+
+/// How often KVM is asked to take entries of the dirty ring back: each signal that comes meanwhile
+/// stops it.
+const MOST_RESETS: u32 = 1000;
 
 /// Registers that KVM handles by itself: first, how many, and whether also writes.
 const HANDLED: [(u32, u32, bool); 5] = [
@@ -42,6 +49,7 @@ const HANDLED: [(u32, u32, bool); 5] = [
 #[derive(Debug)]
 struct Slot {
     number: u32,
+    gpa: u64,
     /// Number of its first page in the mapping.
     first_page: u64,
     pages: u64,
@@ -54,25 +62,32 @@ pub(super) struct KvmVm {
     fd: VmFd,
     memory: Arc<GuestMemory>,
     slots: Vec<Slot>,
+    tracking: DirtyTracking,
     clears_by_hand: bool,
+    /// Some pages that are in the memory's record are not protected: see [`Self::make_room`].
+    unprotected: AtomicBool,
 }
 
 impl KvmVm {
     /// A VM over `memory` without processors.
-    pub fn new(kvm: &Kvm, memory: Arc<GuestMemory>) -> io::Result<Self> {
+    pub fn new(kvm: &Kvm, memory: Arc<GuestMemory>, tracking: DirtyTracking) -> io::Result<Self> {
         let fd = kvm.create_vm()?;
         fd.set_tss_address(REAL_MODE_TSS)?;
         fd.set_identity_map_address(IDENTITY_MAP)?;
-        let by_hand = kvm_enable_cap {
-            cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-            args: [u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE), 0, 0, 0],
-            ..kvm_enable_cap::default()
+        let clears_by_hand = match tracking {
+            DirtyTracking::Log => clear_by_hand(&fd),
+            DirtyTracking::Ring(entries) => {
+                dirty_ring::enable(&fd, entries)?;
+                false
+            }
         };
         let mut vm = Self {
-            clears_by_hand: fd.enable_cap(&by_hand).is_ok(),
             fd,
             memory,
             slots: Vec::new(),
+            tracking,
+            clears_by_hand,
+            unprotected: AtomicBool::new(false),
         };
         vm.keep_off_the_timer();
         vm.answer_registers_here()?;
@@ -92,23 +107,37 @@ impl KvmVm {
         &self.memory
     }
 
+    /// The ring of a vCPU of this VM, if KVM tells by one which pages were written.
+    pub fn ring_of(&self, vcpu: &VcpuFd) -> io::Result<Option<DirtyRing>> {
+        match self.tracking {
+            DirtyTracking::Log => Ok(None),
+            DirtyTracking::Ring(entries) => DirtyRing::map(vcpu, entries).map(Some),
+        }
+    }
+
     fn add_slot(&mut self, gpa: u64, offset: u64, size: u64) -> io::Result<()> {
-        let number = self.slots.len() as u32;
+        let slot = Slot {
+            number: self.slots.len() as u32,
+            gpa,
+            first_page: offset / PAGE_SIZE,
+            pages: size / PAGE_SIZE,
+        };
+        self.set_slot(&slot, KVM_MEM_LOG_DIRTY_PAGES)?;
+        self.slots.push(slot);
+        Ok(())
+    }
+
+    fn set_slot(&self, slot: &Slot, flags: u32) -> io::Result<()> {
         let region = kvm_userspace_memory_region {
-            slot: number,
-            flags: KVM_MEM_LOG_DIRTY_PAGES,
-            guest_phys_addr: gpa,
-            memory_size: size,
-            userspace_addr: self.memory.host_base() as u64 + offset,
+            slot: slot.number,
+            flags,
+            guest_phys_addr: slot.gpa,
+            memory_size: slot.pages * PAGE_SIZE,
+            userspace_addr: self.memory.host_base() as u64 + slot.first_page * PAGE_SIZE,
         };
         // SAFETY: the range lies inside the mapping of `memory`, which outlives the VM, as the
         // order of the fields says; slots do not overlap.
         unsafe { self.fd.set_user_memory_region(region) }?;
-        self.slots.push(Slot {
-            number,
-            first_page: offset / PAGE_SIZE,
-            pages: size / PAGE_SIZE,
-        });
         Ok(())
     }
 
@@ -161,8 +190,67 @@ impl KvmVm {
         Ok(())
     }
 
-    /// Puts the pages that the guest has written since the last call into the memory's record.
-    pub fn collect_written(&self) -> io::Result<()> {
+    /// Puts the pages that the guest has written since the last call into the memory's record; from
+    /// now on KVM tells of them again. `ring` is that of the VM's vCPU, which has stopped.
+    pub fn collect_written(&self, ring: Option<&DirtyRing>) -> io::Result<()> {
+        let Some(ring) = ring else {
+            return self.read_log();
+        };
+        self.empty(|with| ring.harvest(with))?;
+        if self.unprotected.swap(false, Ordering::Relaxed) {
+            // To begin to log a slot is to protect all of it.
+            for slot in &self.slots {
+                self.set_slot(slot, 0)?;
+                self.set_slot(slot, KVM_MEM_LOG_DIRTY_PAGES)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room in a ring that is full. Its pages come into the memory's record, and stay
+    /// writable until the next [`Self::collect_written`]: they are recorded whatever happens to
+    /// them, so a guest whose record nobody takes does not fault on them again and again.
+    pub fn make_room(&self, ring: &DirtyRing) -> io::Result<()> {
+        self.unprotected.store(true, Ordering::Relaxed);
+        self.empty(|with| ring.drop_all(with))
+    }
+
+    /// Records the pages that `take` takes out of a ring, and gives their entries back.
+    fn empty(&self, take: impl FnOnce(&mut dyn FnMut(WrittenPage)) -> u32) -> io::Result<()> {
+        let mut strange = None;
+        let taken = take(&mut |written| match self.page_of(written) {
+            Some(page) => self.memory.mark_dirty(page),
+            None => strange = Some(written),
+        });
+        if let Some(WrittenPage { slot, page }) = strange {
+            return Err(io::Error::other(format!(
+                "its dirty ring names page {page:#x} of slot {slot}, which is no memory"
+            )));
+        }
+        let mut left = taken;
+        for _ in 0..MOST_RESETS {
+            if left == 0 {
+                return Ok(());
+            }
+            left = match ioctl::reset_dirty_rings(&self.fd) {
+                Ok(given) => left.saturating_sub(given),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => left,
+                Err(error) => return Err(error),
+            };
+        }
+        Err(io::Error::other(format!(
+            "it does not take {left} of {taken} entries of its dirty ring back"
+        )))
+    }
+
+    /// Its number in the mapping, if it is memory.
+    fn page_of(&self, written: WrittenPage) -> Option<u64> {
+        let mut slots = self.slots.iter();
+        let slot = slots.find(|slot| slot.number == written.slot)?;
+        (written.page < slot.pages).then(|| slot.first_page + written.page)
+    }
+
+    fn read_log(&self) -> io::Result<()> {
         for slot in &self.slots {
             let size = (slot.pages * PAGE_SIZE) as usize;
             let mut log = self.fd.get_dirty_log(slot.number, size)?;
@@ -183,6 +271,16 @@ impl KvmVm {
         }
         Ok(())
     }
+}
+
+/// Whether the dirty log can be cleared, and its pages protected, part by part.
+fn clear_by_hand(vm: &VmFd) -> bool {
+    let wanted = kvm_enable_cap {
+        cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+        args: [u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE), 0, 0, 0],
+        ..kvm_enable_cap::default()
+    };
+    vm.enable_cap(&wanted).is_ok()
 }
 
 /// The first and the last word that is not zero.

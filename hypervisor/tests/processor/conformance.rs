@@ -24,7 +24,7 @@ use crate::guest::{CODE, DATA, DEVICE, DEVICE_PHYSICAL, Guest, HANDLERS, STACK};
 const LONG: u64 = 20_000_000_000;
 
 /// Tells why a backend is left out, as `scripts/test` counts it.
-fn skip(reason: &str) {
+pub fn skip(reason: &str) {
     // Without a standard error there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "\nSKIP: {reason}");
 }
@@ -33,11 +33,27 @@ fn skip(reason: &str) {
 fn backends() -> Vec<Box<dyn Hypervisor>> {
     let mut backends: Vec<Box<dyn Hypervisor>> = vec![Box::new(SoftwareHypervisor)];
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    match hypervisor::kvm::KvmHypervisor::open() {
+    match kvm() {
         Ok(kvm) => backends.push(Box::new(kvm)),
-        Err(error) => skip(&format!("conformance on KVM: {error}")),
+        Err(reason) => skip(&format!("conformance on KVM: {reason}")),
     }
     backends
+}
+
+/// Whether this is the KVM bench, where KVM has to work.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub fn is_bench() -> bool {
+    std::env::var_os("CHFT_KVM").is_some()
+}
+
+/// This host's KVM, or why it cannot be used.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub fn kvm() -> Result<hypervisor::kvm::KvmHypervisor, String> {
+    let opened = hypervisor::kvm::KvmHypervisor::open();
+    opened.map_err(|error| {
+        assert!(!is_bench(), "{error}");
+        error.to_string()
+    })
 }
 
 /// Runs a test on a guest of each backend, at [`CODE`] with what `assemble` makes.
@@ -49,7 +65,7 @@ fn each(assemble: impl Fn(&mut CodeAssembler), test: impl Fn(Guest)) {
 }
 
 /// Runs to HLT.
-fn halt(guest: &mut Guest) -> CpuState {
+pub fn halt(guest: &mut Guest) -> CpuState {
     let until = guest.vcpu.logical_time() + LONG;
     assert_eq!(guest.vcpu.run(until).unwrap(), Exit::Halted);
     guest.vcpu.save()

@@ -35,6 +35,7 @@ pub const USER: u64 = 4;
 pub const KERNEL_CODE: u16 = 0x10;
 pub const KERNEL_DATA: u16 = 0x18;
 
+const DIRECTORY: u64 = 0x3000;
 const TABLES: u64 = 0x4000;
 const GDT: u64 = 0x7000;
 const TSS: u64 = 0x8000;
@@ -63,7 +64,16 @@ impl Guest {
 
     /// The same on this backend.
     pub fn on(hypervisor: &dyn Hypervisor, assemble: impl FnOnce(&mut CodeAssembler)) -> Self {
-        let memory = Arc::new(GuestMemory::new(MEMORY_SIZE).unwrap());
+        Self::of_size(hypervisor, MEMORY_SIZE, assemble)
+    }
+
+    /// The same with so much memory, of which the first 2 MiB are mapped.
+    pub fn of_size(
+        hypervisor: &dyn Hypervisor,
+        size: u64,
+        assemble: impl FnOnce(&mut CodeAssembler),
+    ) -> Self {
+        let memory = Arc::new(GuestMemory::new(size).unwrap());
         let spec = VmSpec {
             vcpus: 1,
             tsc_khz: hypervisor.tsc_khz(),
@@ -104,6 +114,14 @@ impl Guest {
         self.put(TABLES + (linear >> 12) * 8, linear | rights);
     }
 
+    /// Maps the 2 MiB at `linear` to themselves, for ring 0.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    pub fn map_large(&self, linear: u64) {
+        const LARGE: u64 = 1 << 7;
+        let entry = linear | PRESENT | WRITABLE | LARGE;
+        self.put(DIRECTORY + (linear >> 21) * 8, entry);
+    }
+
     /// The paging entry of the page at `linear`.
     pub fn entry(&self, linear: u64) -> u64 {
         self.get(TABLES + (linear >> 12) * 8)
@@ -112,8 +130,8 @@ impl Guest {
     fn build_tables(&self) {
         let all = PRESENT | WRITABLE | USER;
         self.put(0x1000, 0x2000 | all);
-        self.put(0x2000, 0x3000 | all);
-        self.put(0x3000, TABLES | all);
+        self.put(0x2000, DIRECTORY | all);
+        self.put(DIRECTORY, TABLES | all);
         for page in 0..512 {
             let user = if page << 12 >= USER_CODE { USER } else { 0 };
             self.map(page << 12, PRESENT | WRITABLE | user);

@@ -6,6 +6,8 @@
 mod accesses;
 mod code;
 mod conformance;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod dirty_pages;
 mod events;
 mod fpu;
 mod guest;

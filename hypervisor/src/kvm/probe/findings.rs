@@ -194,17 +194,23 @@ impl Findings {
     }
 
     fn checkpoint(&self, usable: bool) -> ModeAnswer {
-        let missing = if usable {
-            self.missing(&[Probe::DirtyLog])
-        } else {
-            Some("this KVM does not run a stock kernel".into())
-        };
-        ModeAnswer {
+        let answer = |available, reason| ModeAnswer {
             mode: "checkpoint",
-            available: missing.is_none(),
-            reason: missing.unwrap_or_else(|| {
-                "a delta of the pages in the dirty log and of the state closes each epoch".into()
-            }),
+            available,
+            reason,
+        };
+        if !usable {
+            return answer(false, "this KVM does not run a stock kernel".into());
+        }
+        let told_by = [Probe::DirtyRing, Probe::DirtyLog];
+        match told_by.into_iter().find(|probe| self.has(*probe)) {
+            Some(probe) => {
+                let by = probe.name();
+                let reason =
+                    format!("a delta of the state and the pages in the {by} closes each epoch");
+                answer(true, reason)
+            }
+            None => answer(false, self.missing(&told_by).unwrap_or_default()),
         }
     }
 }
@@ -257,6 +263,24 @@ mod tests {
         let failures = [("a", "x"), ("b", "y"), ("c", "x")];
         let failures = failures.map(|(name, kind)| (name, kind.to_owned()));
         assert_eq!(Answer::grouped(&failures), "x (a, c); y (b)");
+    }
+
+    #[test]
+    fn checkpoints_take_the_ring_or_the_log() {
+        let told = |ring, log| {
+            let mut answers = KERNEL_NEEDS.map(|probe| (probe, true)).to_vec();
+            answers.extend([(Probe::DirtyLog, log), (Probe::DirtyRing, ring)]);
+            let mode = found(&answers).capabilities().modes.remove(1);
+            (mode.available, mode.reason)
+        };
+        for (ring, log, available, text) in [
+            (true, true, true, "in the dirty ring"),
+            (false, true, true, "in the dirty log"),
+            (false, false, false, "dirty ring: false; dirty log: false"),
+        ] {
+            let (is, reason) = told(ring, log);
+            assert!(is == available && reason.contains(text), "{reason}");
+        }
     }
 
     #[test]
