@@ -57,6 +57,14 @@ pub fn scratch_with_kvm(name: &str) -> Result<Option<Scratch>, HarnessError> {
     }
 }
 
+/// What a figure of this host's KVM is worth, in words: the bench tells how it runs in `CHFT_KVM`.
+pub fn kvm_place() -> &'static str {
+    match std::env::var("CHFT_KVM").as_deref() {
+        Ok("qemu") => "in the KVM bench, whose processor is emulated",
+        _ => "on this host's KVM",
+    }
+}
+
 /// The part of the capabilities that is about a backend.
 ///
 /// # Errors

@@ -108,6 +108,13 @@ pub fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "\nSKIP: {reason}");
 }
 
+/// Tells a figure that is worth seeing of a test that passes, too; `scripts/test` shows these lines
+/// once more in the end. It is written as [`skip`] writes.
+pub fn figure(text: &str) {
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "\nFIGURE: {text}");
+}
+
 /// The repository's root.
 pub fn repository() -> PathBuf {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));

@@ -194,6 +194,27 @@ pub struct Figures {
     pub rounds: usize,
 }
 
+impl std::fmt::Display for Figures {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            downtime_ms,
+            total_ms,
+            bytes,
+            rounds,
+        } = self;
+        let mib = bytes / 1_048_576.0;
+        write!(
+            out,
+            "downtime {downtime_ms:.1} ms, total {total_ms:.0} ms, {mib:.1} MiB in {rounds} rounds"
+        )
+    }
+}
+
+/// What to compare such figures with.
+pub const COMPARISON: &str = "Cloud Hypervisor v54 outside of such a bench (loopback TCP, 256 MiB \
+    of memory, 64 MiB of it rewritten all the time): downtime 36, 39 and 40 ms without the 40 ms \
+    that its small writes wait for acknowledgements, 78 to 86 ms as it is";
+
 /// The events that a process started by [`start_guest`] has told of so far.
 ///
 /// # Errors

@@ -8,10 +8,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::backend::scratch_with_kvm;
+use tests::backend::{kvm_place, scratch_with_kvm};
 use tests::command::Scratch;
+use tests::figure;
 use tests::migration::{
-    Receiver, events, figures, free_url, send, serve_client, start_guest_on, wait_for, wait_for_end,
+    COMPARISON, Receiver, events, figures, free_url, send, serve_client, start_guest_on, wait_for,
+    wait_for_end,
 };
 use tests::process::{VmProcess, wait_until};
 use tests::proxy::{Order, Proxy, Way};
@@ -24,6 +26,8 @@ const JOBS: &str = "job=load memory_mib=4 sha256_mib=1 loop_turns=500";
 
 struct Scene {
     vm: VmProcess,
+    /// What runs the guest.
+    hypervisor: String,
     client: Client,
     count: u32,
     scratch: Scratch,
@@ -36,6 +40,7 @@ impl Scene {
         let client = serve_client(&vm, LIMIT).unwrap();
         Some(Self {
             vm,
+            hypervisor: "kvm".to_owned(),
             client,
             count: 0,
             scratch,
@@ -67,8 +72,14 @@ impl Scene {
         receiver.finish().unwrap();
         wait_for_end(&mut self.vm).unwrap();
         let figures = figures(&self.vm).unwrap();
-        println!("to {hypervisor}: {figures:?}");
+        let place = kvm_place();
+        figure(&format!(
+            "migration from {} to {hypervisor}, {place}, {MEMORY} of memory, 4 MiB of it rewritten \
+             all the time: {figures}",
+            self.hypervisor
+        ));
         self.vm = destination;
+        self.hypervisor = hypervisor.to_owned();
         self.runs_on(hypervisor);
     }
 
@@ -100,6 +111,7 @@ fn a_busy_guest_goes_from_kvm_to_kvm_to_software_and_back() {
     for hypervisor in ["kvm", "software", "kvm"] {
         scene.migrate(hypervisor);
     }
+    figure(&format!("for comparison: {COMPARISON}"));
     scene.finish();
 }
 
