@@ -7,6 +7,7 @@ use api_client::types::requests::ReceiveMigrationConfig;
 use api_client::types::{HypervisorChoice, MigrationState, VmConfig};
 use devices::virtio::any::VirtioConfig;
 use ft::machine::{Machine, Section};
+use hypervisor::Hypervisor;
 
 use super::{Control, ControlError, Running, causes};
 use crate::api::state::Phase;
@@ -29,6 +30,7 @@ struct Checked {
     machine: MachineConfig,
     devices: Vec<DeviceSettings>,
     serial: Option<SerialTarget>,
+    hypervisor: Arc<dyn Hypervisor>,
 }
 
 /// Makes a VM from what arrives of it.
@@ -103,7 +105,11 @@ impl Destination for Arrival<'_> {
         {
             return Err(DescriptionError::Devices.into());
         }
+        // Here and not when the machine is made: the guest stands still then, and to find out what
+        // a backend can do takes its time.
+        let hypervisor = self.control.backend_of(&vm)?;
         self.checked = Some(Checked {
+            hypervisor,
             vm,
             machine: machine.clone(),
             devices,
@@ -130,10 +136,9 @@ impl Destination for Arrival<'_> {
         }
         let specs = checked.machine.virtio.clone();
         let stores = images.stores(&specs)?;
-        let hypervisor = self.control.backend_of(&checked.vm)?;
         let over = contents.take();
-        let mut machine =
-            VirtualMachine::over(checked.machine.clone(), over, stores, hypervisor.as_ref())?;
+        let hypervisor = checked.hypervisor.as_ref();
+        let mut machine = VirtualMachine::over(checked.machine.clone(), over, stores, hypervisor)?;
         machine.restore(sections)?;
         machine.synchronise();
         let mailbox = Mailbox::new()?;
