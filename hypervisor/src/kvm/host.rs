@@ -3,12 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{
+    CpuId, KVM_CAP_SYNC_REGS, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_EVENTS, kvm_cpuid_entry2,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 use super::counter::Counter;
 use super::dirty_ring::DirtyTracking;
-use super::vcpu::KvmVcpu;
+use super::vcpu::{KvmVcpu, Traits};
 use super::vm::KvmVm;
 use super::{NAME, ioctl, wake};
 use crate::capabilities::Capabilities;
@@ -47,8 +49,7 @@ pub struct KvmHypervisor {
     scales: bool,
     /// How guests' writes are found out.
     tracking: DirtyTracking,
-    /// What an exit and the next entry cost, in nanoseconds.
-    switch_ns: u64,
+    traits: Traits,
 }
 
 pub(super) fn failed(request: &'static str) -> impl FnOnce(io::Error) -> HypervisorError {
@@ -126,13 +127,18 @@ impl KvmHypervisor {
             scales,
         } = Offer::of(&kvm)?;
         let tracking = DirtyTracking::offered(&kvm);
+        let shown = kvm.check_extension_raw(u64::from(KVM_CAP_SYNC_REGS));
+        let traits = Traits {
+            switch_ns: 0,
+            shows_events: shown & KVM_SYNC_X86_EVENTS as i32 != 0,
+        };
         let mut opened = Self {
             kvm,
             supported,
             host_khz,
             scales,
             tracking,
-            switch_ns: 0,
+            traits,
         };
         let tried = match opened.try_out() {
             Err(error) if opened.tracking != DirtyTracking::Log => {
@@ -142,7 +148,7 @@ impl KvmHypervisor {
             }
             tried => tried,
         };
-        opened.switch_ns = tried?;
+        opened.traits = tried?;
         Ok(opened)
     }
 
@@ -183,7 +189,7 @@ impl KvmHypervisor {
             .map_err(|error| failed("take the processor's CPUID table")(error.into()))?;
         let counter = self.set_frequency(&fd, tsc_khz)?;
         let vm = Arc::new(vm);
-        let vcpu = KvmVcpu::new(fd, vm.clone(), counter, self.switch_ns);
+        let vcpu = KvmVcpu::new(fd, vm.clone(), counter, self.traits);
         let vcpu = vcpu.map_err(|source| HypervisorError::Vcpu {
             backend: NAME,
             source: Box::new(source),

@@ -37,8 +37,7 @@ impl KvmVcpu {
         let area = fd.get_xsave().map_err(failed("tell the FPU's state"))?;
         let control = fd.get_xcrs().map_err(failed("tell XCR0"))?;
         state.fpu = fpu::read_area(&area, fpu::read_control(&control));
-        let waiting = fd.get_vcpu_events().map_err(failed("tell what waits"))?;
-        state.pending = events::read_events(&waiting, self.halted);
+        state.pending = events::read_events(&self.waiting()?, self.halted);
         if self.injecting.is_some() {
             state.pending.interrupt = self.injecting;
         }
@@ -58,6 +57,7 @@ impl KvmVcpu {
         state.check()?;
         let area = fpu::area(&state.fpu)?;
         self.drain()?;
+        self.shown = false;
         let fd = &self.fd;
         fd.set_sregs(&registers::system(state))
             .map_err(failed("take the system registers"))?;

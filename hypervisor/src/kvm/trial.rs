@@ -7,6 +7,7 @@ use super::NAME;
 use super::clock::Scale;
 use super::counter::host_counter;
 use super::host::{KvmHypervisor, failed, unavailable};
+use super::vcpu::Traits;
 use crate::arch::x86_64::msr;
 use crate::arch::x86_64::segment::CS;
 use crate::exit::Exit;
@@ -34,8 +35,9 @@ const TIMED_EXITS: usize = 9;
 
 impl KvmHypervisor {
     /// Whether a guest's write of its timer's deadline leaves KVM: the timer is a device here; and
-    /// whether KVM tells which pages were written. The result is what exits cost, in nanoseconds.
-    pub(super) fn try_out(&self) -> Result<u64, HypervisorError> {
+    /// whether KVM tells which pages were written. The result is what exits cost, and whether KVM
+    /// really shows what waits.
+    pub(super) fn try_out(&self) -> Result<Traits, HypervisorError> {
         let memory = GuestMemory::new(PAGES * PAGE_SIZE)
             .map_err(|error| unavailable(format!("a probe has no memory: {error}")))?;
         let written = memory.write(GuestAddress(0), &TRIAL);
@@ -73,6 +75,9 @@ impl KvmHypervisor {
                 return Err(unavailable(text));
             }
         }
+        // The last write is to be completed, and nothing more.
+        let until = vcpu.logical_time() + 1;
+        vcpu.run(until).map_err(failed_run)?;
         let collected = vcpu.try_collect_written();
         collected.map_err(failed("tell which pages were written"))?;
         let told = memory.take_dirty();
@@ -82,6 +87,9 @@ impl KvmHypervisor {
             )));
         }
         took.sort_unstable();
-        Ok(Scale::none(self.host_khz()).ns(took[TIMED_EXITS / 2]))
+        Ok(Traits {
+            switch_ns: Scale::none(self.host_khz()).ns(took[TIMED_EXITS / 2]),
+            shows_events: vcpu.shows_waiting().map_err(failed_run)?,
+        })
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_HLT, KVM_EXIT_INTR,
-    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_SYNC_X86_EVENTS,
+    kvm_vcpu_events,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -63,7 +64,20 @@ pub(super) struct KvmVcpu {
     window_wanted: bool,
     /// The guest takes an interrupt now, as far as KVM has to tell.
     pub(super) is_open: bool,
+    /// KVM shows what waits in the page that it shares with us, if it is asked to.
+    shows_events: bool,
+    /// What it shows is what waits now.
+    pub(super) shown: bool,
     switch_ns: u64,
+}
+
+/// What the host's KVM is like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Traits {
+    /// What an exit and the next entry cost, in nanoseconds.
+    pub switch_ns: u64,
+    /// It shows what waits in the page that it shares with us: KVM API 5, `KVM_CAP_SYNC_REGS`.
+    pub shows_events: bool,
 }
 
 /// A request that failed, as an error.
@@ -83,7 +97,7 @@ enum Left {
 }
 
 impl KvmVcpu {
-    /// A processor in its reset state, on a host where an exit and the next entry cost `switch_ns`.
+    /// A processor in its reset state.
     ///
     /// # Errors
     /// When KVM refuses that state, or does not show its dirty ring.
@@ -91,8 +105,12 @@ impl KvmVcpu {
         fd: VcpuFd,
         vm: Arc<KvmVm>,
         counter: Counter,
-        switch_ns: u64,
+        traits: Traits,
     ) -> Result<Self, VcpuError> {
+        let Traits {
+            switch_ns,
+            shows_events,
+        } = traits;
         let thread = Arc::new(RunningThread::default());
         let ring = vm.ring_of(&fd).map_err(failed("map its dirty ring"))?;
         let mut vcpu = Self {
@@ -113,6 +131,8 @@ impl KvmVcpu {
             nmi_wanted: false,
             window_wanted: false,
             is_open: false,
+            shows_events,
+            shown: false,
             switch_ns,
         };
         vcpu.restore(&reset_state())?;
@@ -131,10 +151,11 @@ impl KvmVcpu {
             running.clear();
             if settling > 0 {
                 let longer = SETTLE_NS << settling;
-                self.prepare(self.clock.time().saturating_add(longer))?;
+                self.prepare(self.clock.time().saturating_add(longer), false)?;
             } else {
-                self.prepare(until)?;
-                if only_complete || self.kicker.is_kicked() {
+                let completes = only_complete || self.kicker.is_kicked();
+                self.prepare(until, completes)?;
+                if completes {
                     running.only_complete();
                 }
             }
@@ -166,6 +187,7 @@ impl KvmVcpu {
 
     /// Hands KVM what was injected since the last entry.
     fn deliver(&mut self) -> Result<(), VcpuError> {
+        self.shown &= self.injecting.is_none() && !self.nmi_wanted;
         if let Some(vector) = self.injecting {
             ioctl::interrupt(&self.fd, vector).map_err(failed("take an interrupt"))?;
             self.injecting = None;
@@ -177,11 +199,28 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// Sets what KVM looks at on the way in, and the timer that ends the run at `until`.
-    fn prepare(&mut self, until: u64) -> Result<(), VcpuError> {
+    /// Sets what KVM looks at on the way in, and the timer that ends the run at `until`; a run that
+    /// only `completes` an instruction ends by itself.
+    fn prepare(&mut self, until: u64, completes: bool) -> Result<(), VcpuError> {
         self.counter
             .apply(&self.fd, self.clock.offset())
             .map_err(failed("set the time-stamp counter"))?;
+        if !completes {
+            self.set_alarm(until)?;
+        }
+        let window = u8::from(self.window_wanted);
+        let cr8 = u64::from(self.cr8);
+        // What waits is looked at after each such run. After the others it seldom is, and to have
+        // it shown costs them as much as asking for it.
+        let shows = completes && self.shows_events;
+        let shared = self.fd.get_kvm_run();
+        shared.request_interrupt_window = window;
+        shared.cr8 = cr8;
+        shared.kvm_valid_regs = u64::from(shows) * u64::from(KVM_SYNC_X86_EVENTS);
+        Ok(())
+    }
+
+    fn set_alarm(&mut self, until: u64) -> Result<(), VcpuError> {
         let ns = until.saturating_sub(self.clock.time());
         let now = host_counter();
         let due = Due {
@@ -190,18 +229,13 @@ impl KvmVcpu {
             ns,
             slack: self.clock.host_ticks(SLACK_NS),
         };
-        self.alarm.set(due).map_err(failed("set a timer"))?;
-        let window = u8::from(self.window_wanted);
-        let cr8 = u64::from(self.cr8);
-        let shared = self.fd.get_kvm_run();
-        shared.request_interrupt_window = window;
-        shared.cr8 = cr8;
-        Ok(())
+        self.alarm.set(due).map_err(failed("set a timer"))
     }
 
     fn run_once(&mut self) -> Result<Left, VcpuError> {
         let result = self.fd.run().map(|_| ());
         self.clock.leave(host_counter());
+        self.shown = self.fd.get_kvm_run().kvm_valid_regs & u64::from(KVM_SYNC_X86_EVENTS) != 0;
         // Whatever was under way has gone on; an exit that is an access begins anew.
         self.access.forget();
         let shared = self.fd.get_kvm_run();
@@ -217,11 +251,27 @@ impl KvmVcpu {
         }
     }
 
+    /// What waits to be delivered, as KVM has it.
+    pub(super) fn waiting(&self) -> Result<kvm_vcpu_events, VcpuError> {
+        if self.shown {
+            return Ok(self.fd.sync_regs().events);
+        }
+        self.ask_waiting()
+    }
+
+    fn ask_waiting(&self) -> Result<kvm_vcpu_events, VcpuError> {
+        self.fd.get_vcpu_events().map_err(failed("tell what waits"))
+    }
+
+    /// Whether KVM, after a run that only completed an instruction, shows what it tells when it is
+    /// asked.
+    pub(super) fn shows_waiting(&self) -> Result<bool, VcpuError> {
+        Ok(self.shown && self.waiting()? == self.ask_waiting()?)
+    }
+
     /// Whether an exception is on its way to the guest, which a saved state cannot say.
     fn is_delivering(&self) -> Result<bool, VcpuError> {
-        let events = self.fd.get_vcpu_events();
-        let events = events.map_err(failed("tell what waits"))?;
-        Ok(events::in_delivery(&events))
+        Ok(events::in_delivery(&self.waiting()?))
     }
 
     /// Turns KVM's exit into ours; `None` if it was answered here.
