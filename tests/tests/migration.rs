@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tests::backend::kvm_refusal;
 use tests::command::Scratch;
 use tests::migration::{
     Receiver, events, figures, free_url, send, serve_client, start_guest, wait_for, wait_for_end,
@@ -17,6 +18,7 @@ use tests::migration::{
 use tests::process::{VmProcess, wait_until};
 use tests::proxy::{Order, Proxy, Way};
 use tests::scenario::Client;
+use tests::skip;
 
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// A client gives a silent connection 20 s before it looks elsewhere.
@@ -268,6 +270,28 @@ fn a_guest_that_may_run_elsewhere_stands_still_until_somebody_says_that_it_does_
     assert_eq!(scene.vm.get("vm.info").unwrap()["state"], "Running");
     scene.more_replies(10);
     scene.migrate(free_url().unwrap(), &json!({}));
+    scene.finish();
+}
+
+#[test]
+fn a_backend_that_is_not_there_is_refused_before_memory_comes() {
+    let asking = Scratch::new("absent-backend-asked").unwrap();
+    if kvm_refusal(&asking).unwrap().is_none() {
+        skip("a backend that is not there: this host has both");
+        return;
+    }
+    let mut scene = Scene::boot("absent-backend");
+    let destination = scene.empty();
+    let options = json!({"hypervisor": "kvm"});
+    let receiver = Receiver::start_with(&destination, free_url().unwrap(), &options);
+    send(&scene.vm, receiver.url(), &json!({})).unwrap();
+    wait_for(&scene.vm, &["Failed"]).unwrap();
+    let error = receiver.finish().unwrap_err().to_string();
+    assert!(error.contains("kvm cannot be used here"), "{error}");
+    let names = event_names(&scene.vm);
+    let copied = |name: &String| name == "migration-memory-iteration";
+    assert!(!names.iter().any(copied), "{names:?}");
+    scene.more_replies(10);
     scene.finish();
 }
 
