@@ -298,7 +298,9 @@ fn a_backend_that_is_not_there_is_refused_before_memory_comes() {
 #[test]
 fn a_receiver_can_be_called_off_and_its_process_ended() {
     let scratch = Scratch::new("receiver").unwrap();
-    let mut process = VmProcess::start_empty(scratch.path(), "vmm-0").unwrap();
+    let monitor = format!("path={}", scratch.file("vmm-0.events").display());
+    let arguments = ["--event-monitor".to_owned(), monitor];
+    let mut process = VmProcess::start(scratch.path(), "vmm-0", &arguments).unwrap();
     let receiver = Receiver::start(&process, free_url().unwrap());
     wait_until("the receiver", CLIENT_LIMIT, || {
         Ok(process.put("vm.cancel-migration", &Value::Null).is_ok())
@@ -311,12 +313,18 @@ fn a_receiver_can_be_called_off_and_its_process_ended() {
         .unwrap_err();
     assert_eq!(error.status(), Some(500), "{error}");
     let receiver = Receiver::start(&process, free_url().unwrap());
-    let restore = json!({"source_url": "file:///nowhere"});
-    wait_until("the receiver", CLIENT_LIMIT, || {
-        let error = process.put("vm.restore", &restore).unwrap_err();
-        Ok(error.to_string().contains("migrating here"))
+    // A restore that came first would be in the receiver's way.
+    wait_until("the second receiver", CLIENT_LIMIT, || {
+        let names = event_names(&process);
+        let ready = names
+            .iter()
+            .filter(|name| *name == "migration-receive-ready");
+        Ok(ready.count() == 2)
     })
     .unwrap();
+    let restore = json!({"source_url": "file:///nowhere"});
+    let error = process.put("vm.restore", &restore).unwrap_err();
+    assert!(error.to_string().contains("migrating here"), "{error}");
     process.put("vmm.shutdown", &Value::Null).unwrap();
     wait_for_end(&mut process).unwrap();
     assert!(receiver.finish().is_err());
