@@ -155,8 +155,12 @@ impl Machine for Spinner {
     fn synchronise(&mut self) {}
 }
 
-/// Protects a machine for three and a half seconds; the primary's status then.
-fn protected(nap_ns: Option<u64>) -> FtStatus {
+/// How long a machine is protected, in milliseconds.
+const PROTECTED_MS: u64 = 3_500;
+
+/// Protects a machine for three and a half seconds; the primary's status then, and how often it
+/// sent something.
+fn protected(nap_ns: Option<u64>) -> (FtStatus, u64) {
     let mut now = HostTime(0);
     let (mut machine, mut spare) = (Spinner::new(nap_ns), Spinner::new(nap_ns));
     let mut primary = Replica::primary("one".into(), Pace::default(), &machine, now);
@@ -167,7 +171,8 @@ fn protected(nap_ns: Option<u64>) -> FtStatus {
         .expect("nothing stands in the way");
     let mut inbox = Inbox::new(1);
     let mut jitter = 1_u64;
-    while now < HostTime(0).plus_ms(3_500) {
+    let mut sent = 0;
+    while now < HostTime(0).plus_ms(PROTECTED_MS) {
         let before = machine.now();
         let next = primary.drive(&mut machine, &mut inbox, now);
         // A host is never quite even: up to five per cent more than the guest needs.
@@ -177,6 +182,7 @@ fn protected(nap_ns: Option<u64>) -> FtStatus {
         let ns = machine.now().since(before) * 1_000 / PER_US;
         let cost = 2_000 + ns + ns * (jitter >> 60) / 320;
         while let Some(bytes) = primary.poll_transmit(1 << 20) {
+            sent += 1;
             backup.on_bytes(&bytes, now);
         }
         if backup.hello().is_some() {
@@ -201,12 +207,12 @@ fn protected(nap_ns: Option<u64>) -> FtStatus {
         .expect("nothing stands in the way");
     assert!(status.positions.epochs_verified > 2, "{status:?}");
     assert_eq!(status.divergences, 0);
-    status
+    (status, sent)
 }
 
 #[test]
 fn a_busy_guest_costs_at_most_100_kbit_a_second() {
-    let status = protected(None);
+    let (status, _) = protected(None);
     assert!(
         status.log.kbit_s > 10.0 && status.log.kbit_s <= 100.0,
         "{:#?}",
@@ -217,7 +223,7 @@ fn a_busy_guest_costs_at_most_100_kbit_a_second() {
 
 #[test]
 fn a_guest_that_sleeps_and_wakes_ten_times_a_second_costs_at_most_10_kbit_a_second() {
-    let status = protected(Some(100_000_000));
+    let (status, _) = protected(Some(100_000_000));
     assert!(
         status.log.kbit_s > 0.5 && status.log.kbit_s <= 10.0,
         "{:#?}",
@@ -227,10 +233,20 @@ fn a_guest_that_sleeps_and_wakes_ten_times_a_second_costs_at_most_10_kbit_a_seco
 
 #[test]
 fn a_guest_that_wakes_25_times_a_second_costs_at_most_10_kbit_a_second() {
-    let status = protected(Some(40_000_000));
+    let (status, _) = protected(Some(40_000_000));
     assert!(
         status.log.kbit_s > 0.5 && status.log.kbit_s <= 10.0,
         "{:#?}",
         status.log
     );
+}
+
+#[test]
+fn a_guest_that_sleeps_for_moments_sends_no_more_than_once_in_a_millisecond() {
+    // Awake for 200 microseconds, then asleep for 100.
+    let (status, sent) = protected(Some(300_000));
+    assert!(sent > PROTECTED_MS / 2, "{sent}");
+    // And once for each epoch.
+    let most = PROTECTED_MS + status.positions.epochs_verified + 100;
+    assert!(sent <= most, "{sent}, not {most}");
 }
