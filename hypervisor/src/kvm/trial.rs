@@ -17,7 +17,7 @@ use crate::state::reset_state;
 use crate::vcpu::Vcpu;
 
 /// A guest in real mode that writes its timer's deadline, a byte of its second page, and then to a
-/// port for ever: MOV ECX, 6E0H; XOR EAX, EAX; XOR EDX, EDX; WRMSR; MOV [1000H], AL; again:
+/// port for ever: MOV ECX, 6E0H; XOR EAX, EAX; XOR EDX, EDX; WRMSR; `MOV [1000H], AL`; again:
 /// OUT 80H, AL; JMP again.
 const TRIAL: [u8; 21] = [
     0x66, 0xb9, 0xe0, 0x06, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f, 0x30, 0xa2, 0x00, 0x10,
