@@ -64,6 +64,9 @@ impl DiskStore for ImageStore {
 
     fn write(&self, offset: u64, from: &[u8]) -> io::Result<()> {
         self.quiet.wait();
+        if self.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("a flush of its image has failed"));
+        }
         self.image.write(offset, from)
     }
 
@@ -86,6 +89,10 @@ impl DiskStore for ImageStore {
         let answer = execute(&*self.image, &now)?;
         self.flush.ask();
         Ok(answer)
+    }
+
+    fn settle(&self) {
+        self.flush.ask();
     }
 
     fn data_ranges(&self) -> io::Result<Vec<Range<u64>>> {

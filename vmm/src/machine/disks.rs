@@ -61,6 +61,9 @@ pub trait DiskStore: Send {
     /// What the guest would be told.
     fn execute(&self, request: &BlockRequest) -> Result<Payload, BlockIoError>;
 
+    /// What was written will be durable soon; not waited for.
+    fn settle(&self);
+
     /// Where there may be anything but zeroes, ascending.
     ///
     /// # Errors
@@ -76,6 +79,8 @@ struct Disk {
     /// Pages before its own, counted from the first disk's first.
     first: u64,
     written: PageSet,
+    /// Whether pages were set, from outside of the machine, since its written pages were taken.
+    set: bool,
     /// Pages that a completed request has made zero, until something else is written.
     zeroed: PageSet,
     digests: WrittenDigests,
@@ -149,6 +154,7 @@ impl Disks {
                 size,
                 first: 0,
                 written: PageSet::new(count),
+                set: false,
                 zeroed: PageSet::new(count),
                 digests: WrittenDigests::default(),
                 done: BTreeMap::new(),
@@ -311,6 +317,7 @@ impl Disks {
         }
         if let Some(disk) = self.disks.get_mut(&device) {
             disk.written.insert(page);
+            disk.set = true;
             disk.zeroed.set(page, false);
             disk.digests.forget(page);
         }
@@ -358,10 +365,15 @@ impl Disks {
         pages.into_iter().collect()
     }
 
-    /// Takes the pages written since the last call, ascending.
+    /// Takes the pages written since the last call, ascending. Those that were set are a clone's, a
+    /// delta's or a repair's: in the guest's eyes they may be durable, and no flush of its own will
+    /// come for them here.
     pub fn take_written(&mut self) -> Vec<u64> {
         let mut pages = Vec::new();
         for disk in self.disks.values_mut() {
+            if std::mem::take(&mut disk.set) {
+                disk.store.settle();
+            }
             let first = disk.first;
             pages.extend(disk.written.take().map(|page| first + page));
             disk.digests.turn();

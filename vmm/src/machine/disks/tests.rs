@@ -1,5 +1,6 @@
 //! Disks of a machine over stores in memory.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::*;
@@ -9,6 +10,8 @@ use super::*;
 pub struct MemoryStore {
     bytes: Arc<Mutex<Vec<u8>>>,
     broken: Arc<Mutex<bool>>,
+    /// How often it was to be made durable.
+    settled: Arc<AtomicU32>,
 }
 
 impl MemoryStore {
@@ -16,6 +19,7 @@ impl MemoryStore {
         Self {
             bytes: Arc::new(Mutex::new(vec![0; size])),
             broken: Arc::default(),
+            settled: Arc::default(),
         }
     }
 
@@ -59,6 +63,10 @@ impl DiskStore for MemoryStore {
         }
         .map_err(|_| BlockIoError::Io)?;
         Ok(Payload::from(answer))
+    }
+
+    fn settle(&self) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
     }
 
     fn data_ranges(&self) -> io::Result<Vec<Range<u64>>> {
@@ -113,6 +121,23 @@ fn a_replayed_write_is_done_at_its_completion_and_counts_as_written_then() {
         Ok(Payload::from(vec![9; 512]))
     );
     assert_eq!(disks.touched(), [0, 1]);
+}
+
+#[test]
+fn pages_that_are_set_become_durable_when_all_of_them_are() {
+    let (mut disks, store) = disks();
+    let settled = || store.settled.load(Ordering::Relaxed);
+    let write = request(1, BlockOperation::Write, 0, 512, 9);
+    assert!(disks.complete(1, &write, Ok(())).is_ok());
+    disks.take_written();
+    assert_eq!(settled(), 0, "the guest flushes what it writes");
+    disks.write_page(2, &[7; PAGE_SIZE]);
+    disks.write_page(3, &[7; PAGE_SIZE]);
+    assert_eq!(settled(), 0);
+    assert_eq!(disks.take_written(), [2, 3]);
+    assert_eq!(settled(), 1);
+    assert!(disks.take_written().is_empty());
+    assert_eq!(settled(), 1);
 }
 
 #[test]
