@@ -101,7 +101,9 @@ pub(super) fn clear_dirty_log(
 }
 
 /// Gives KVM the entries of the vCPUs' dirty rings back that were harvested, and tells how many. It
-/// protects their pages again, and may stop early when a signal comes. KVM API 8.29.
+/// protects their pages again. From Linux 6.17 on it stops early when a signal waits for the
+/// thread, and then forgets to protect the pages of the last entries that it took, up to 64: see
+/// [`super::wake::Undisturbed`]. KVM API 8.29.
 pub(super) fn reset_dirty_rings(vm: &VmFd) -> io::Result<u32> {
     // SAFETY: the descriptor is a VM's; the request has no argument.
     let given = unsafe { libc::ioctl(vm.as_raw_fd(), KVM_RESET_DIRTY_RINGS, 0) };

@@ -21,7 +21,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 
 use super::dirty_ring::{self, DirtyRing, DirtyTracking, WrittenPage};
-use super::ioctl;
+use super::{ioctl, wake};
 use crate::arch::x86_64::msr;
 use crate::memory::{GuestMemory, HIGH_START, PAGE_SIZE};
 
@@ -32,8 +32,8 @@ const IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Pages that one word of the dirty log tells of.
 const WORD_PAGES: u64 = 64;
 
-/// How often KVM is asked to take entries of the dirty ring back: each signal that comes meanwhile
-/// stops it.
+/// How often KVM is asked to take entries of the dirty ring back: what else than a signal wants the
+/// thread, as a freezer, stops it.
 const MOST_RESETS: u32 = 1000;
 
 /// Registers that KVM handles by itself: first, how many, and whether also writes.
@@ -64,7 +64,8 @@ pub(super) struct KvmVm {
     slots: Vec<Slot>,
     tracking: DirtyTracking,
     clears_by_hand: bool,
-    /// Some pages that are in the memory's record are not protected: see [`Self::make_room`].
+    /// Some pages that are in the memory's record may not be protected: see [`Self::make_room`] and
+    /// [`Self::empty`].
     unprotected: AtomicBool,
 }
 
@@ -227,6 +228,7 @@ impl KvmVm {
                 "its dirty ring names page {page:#x} of slot {slot}, which is no memory"
             )));
         }
+        let _undisturbed = wake::Undisturbed::begin()?;
         let mut left = taken;
         for _ in 0..MOST_RESETS {
             if left == 0 {
@@ -237,6 +239,10 @@ impl KvmVm {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => left,
                 Err(error) => return Err(error),
             };
+            if left > 0 {
+                // It stopped early, and may have left some of them unprotected.
+                self.unprotected.store(true, Ordering::Relaxed);
+            }
         }
         Err(io::Error::other(format!(
             "it does not take {left} of {taken} entries of its dirty ring back"

@@ -16,6 +16,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 
@@ -122,6 +123,52 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.thread.0.store(0, Ordering::SeqCst);
         IMMEDIATE_EXIT.set(std::ptr::null_mut());
+    }
+}
+
+/// While this lives, no signal disturbs this thread: those that come are delivered afterwards. For
+/// requests to KVM that end early, and not well, when a signal waits.
+pub(super) struct Undisturbed {
+    before: libc::sigset_t,
+    /// A mask is a thread's own.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Undisturbed {
+    /// Begins to hold signals back.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn begin() -> io::Result<Self> {
+        // SAFETY: plain sets of bits, which the calls fill.
+        let (changed, before) = unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            let changed = libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            (changed, before)
+        };
+        match changed {
+            0 => Ok(Self {
+                before,
+                _not_send: PhantomData,
+            }),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        // SAFETY: the mask that this thread had.
+        let restored = unsafe {
+            libc::pthread_sigmask(
+                libc::SIG_SETMASK,
+                &raw const self.before,
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(restored, 0, "a mask that was in force is one");
     }
 }
 
@@ -275,6 +322,19 @@ mod tests {
         // SAFETY: a signal with a handler, to this thread.
         unsafe { libc::raise(signal()) };
         assert_eq!(byte.load(Ordering::SeqCst), 0, "nothing runs any more");
+    }
+
+    #[test]
+    fn a_signal_waits_while_nothing_may_disturb_the_thread() {
+        install_handler().unwrap();
+        let thread = RunningThread::default();
+        let byte = AtomicU8::new(0);
+        let _running = Running::begin(&thread, byte.as_ptr());
+        let undisturbed = Undisturbed::begin().unwrap();
+        thread.wake();
+        assert_eq!(byte.load(Ordering::SeqCst), 0);
+        drop(undisturbed);
+        assert!(is_written(&byte));
     }
 
     #[test]

@@ -169,6 +169,7 @@ fn a_full_ring_does_not_slow_a_guest_down_whose_pages_nobody_collects() {
         return;
     };
     if kvm.dirty_tracking() == DirtyTracking::Log {
+        skip("full dirty ring of KVM: this one has none that works");
         return;
     }
     let by_log = uncollected(kvm, DirtyTracking::Log);

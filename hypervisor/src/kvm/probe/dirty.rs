@@ -89,7 +89,7 @@ pub(super) fn ring(host: &Host) -> Result<Answer, ProbeError> {
         }
     }
     let detail = match DirtyTracking::offered(&host.kvm) {
-        DirtyTracking::Ring(entries) => format!("each written page; used, with {entries} entries"),
+        DirtyTracking::Ring(entries) => format!("each written page; {entries} entries are offered"),
         DirtyTracking::Log => "each written page, but it is not offered".into(),
     };
     Ok(Answer {
