@@ -1,13 +1,13 @@
 //! An image as the contents of a machine's own disk.
 //!
 //! A side that replays works on its image between two instructions of the guest. What is to be
-//! durable becomes so behind its back, a tenth of a second and a flush later at most; a flush that
-//! fails there makes the copy useless, which the next request finds.
+//! durable becomes so behind its back, a tenth of a second and two flushes later at most. A flush
+//! that fails there makes the copy useless: a replay ends with the next request, and a guest that
+//! has come to live on it is told at its next flush.
 
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::virtio::block::{BlockIoError, BlockOperation, BlockRequest};
 use devices::virtio::payload::Payload;
@@ -24,9 +24,6 @@ pub struct ImageStore {
     flush: LazyFlush,
     image: Arc<dyn DiskImage>,
     quiet: Quiet,
-    /// A flush failed. The host says so once, and what it dropped is gone: this copy is worth
-    /// nothing any more.
-    failed: Arc<AtomicBool>,
 }
 
 impl ImageStore {
@@ -36,19 +33,17 @@ impl ImageStore {
     /// The host has no thread for the flushes.
     pub fn new(own: OwnImage) -> io::Result<Self> {
         let OwnImage { image, quiet } = own;
-        let failed = Arc::new(AtomicBool::new(false));
-        let (flushed, says) = (image.clone(), failed.clone());
+        let flushed = image.clone();
         let flush = LazyFlush::start(PAUSE, move || {
             if let Err(error) = flushed.flush() {
                 flushed.failures().note("flush behind a replay", &error);
-                says.store(true, Ordering::Release);
+                flushed.failures().lose();
             }
         })?;
         Ok(Self {
             flush,
             image,
             quiet,
-            failed,
         })
     }
 }
@@ -64,7 +59,7 @@ impl DiskStore for ImageStore {
 
     fn write(&self, offset: u64, from: &[u8]) -> io::Result<()> {
         self.quiet.wait();
-        if self.failed.load(Ordering::Acquire) {
+        if self.image.failures().has_lost() {
             return Err(io::Error::other("a flush of its image has failed"));
         }
         self.image.write(offset, from)
@@ -72,7 +67,7 @@ impl DiskStore for ImageStore {
 
     fn execute(&self, request: &BlockRequest) -> Result<Payload, BlockIoError> {
         self.quiet.wait();
-        if self.failed.load(Ordering::Acquire) {
+        if self.image.failures().has_lost() {
             return Err(BlockIoError::Io);
         }
         if request.operation == BlockOperation::Flush {

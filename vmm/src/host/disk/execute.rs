@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,11 +15,12 @@ use super::{DiskImage, SECTOR_SIZE, check_range, check_writable};
 /// A guest can make requests fail as often as it likes; one line in this time is enough.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reports failures of one image, not too many of them.
+/// Reports failures of one image, not too many of them, and knows of the one that spoils it.
 #[derive(Debug)]
 pub struct FailureLog {
     path: PathBuf,
     state: Mutex<Reported>,
+    lossy: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +34,21 @@ impl FailureLog {
         Self {
             path,
             state: Mutex::default(),
+            lossy: AtomicBool::new(false),
         }
+    }
+
+    /// What was written behind the guest's back could not be made durable, and may be gone. A host
+    /// says so once, and the next flush may succeed; the guest's must not, as it was told that all
+    /// this is durable.
+    pub fn lose(&self) {
+        self.lossy.store(true, Ordering::Release);
+    }
+
+    /// Whether something was lost in that way.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        self.lossy.load(Ordering::Acquire)
     }
 
     /// The image.
@@ -87,7 +103,8 @@ pub(super) fn failed(
     BlockIoError::Io
 }
 
-/// The byte at which a request begins. Refuses one that is not for this image.
+/// The byte at which a request begins. Refuses one that is not for this image, and a flush of an
+/// image that has lost something.
 pub(super) fn check(image: &dyn DiskImage, request: &BlockRequest) -> io::Result<u64> {
     let invalid = |reason| io::Error::new(io::ErrorKind::InvalidInput, reason);
     let offset = request
@@ -100,6 +117,12 @@ pub(super) fn check(image: &dyn DiskImage, request: &BlockRequest) -> io::Result
     }
     if request.operation.modifies() {
         check_writable(image.is_read_only())?;
+    }
+    let is_flush = request.operation == BlockOperation::Flush || request.durable;
+    if is_flush && image.failures().has_lost() {
+        return Err(io::Error::other(
+            "a flush of what the guest takes for durable has failed",
+        ));
     }
     Ok(offset)
 }

@@ -69,3 +69,42 @@ impl WrittenDigests {
         self.new.get(&page).or_else(|| self.old.get(&page)).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pages of a request.
+    const PAGES: u64 = 256;
+
+    fn write(first: u64) -> BlockRequest {
+        let len = PAGES * PAGE_SIZE as u64;
+        BlockRequest {
+            id: 1,
+            operation: BlockOperation::Write,
+            sector: first * PAGE_SIZE as u64 / SECTOR_SIZE,
+            len,
+            durable: false,
+            data: vec![7; len as usize].into(),
+        }
+    }
+
+    #[test]
+    fn digests_that_nobody_asks_for_are_not_kept_until_somebody_does() {
+        let mut digests = WrittenDigests::default();
+        let digest = Some(ft::digest::of_page(&[7; PAGE_SIZE]));
+        digests.note(&write(0), true);
+        assert_eq!(digests.of(0), digest);
+        for first in (PAGES..=MOST as u64).step_by(PAGES as usize) {
+            digests.note(&write(first), true);
+        }
+        assert_eq!([digests.of(0), digests.of(MOST as u64)], [None; 2]);
+        digests.note(&write(0), true);
+        assert_eq!(digests.of(0), None);
+        digests.turn();
+        assert_eq!(digests.of(0), None);
+        digests.note(&write(0), true);
+        digests.turn();
+        assert_eq!(digests.of(PAGES - 1), digest);
+    }
+}

@@ -350,6 +350,30 @@ fn reads_that_end_early_and_files_that_are_too_short_fail_alike() {
     });
 }
 
+#[test]
+fn an_image_that_has_lost_something_is_flushed_no_more() {
+    by_ring_and_by_threads(8192, |image| {
+        image.failures().lose();
+        let (done, told) = completions();
+        let queue = DiskQueue::start(image, done).unwrap();
+        let write = request(BlockOperation::Write, 0, 512, &[7; 512]);
+        let durable = BlockRequest {
+            durable: true,
+            ..request(BlockOperation::Write, 8, 512, &[7; 512])
+        };
+        let read = request(BlockOperation::Read, 0, 512, &[]);
+        for (request, expected) in [
+            (write, Ok(Payload::default())),
+            (read, Ok(Payload::from(vec![7; 512]))),
+            (durable, Err(BlockIoError::Io)),
+            (request_flush(), Err(BlockIoError::Io)),
+        ] {
+            queue.submit(request);
+            assert_eq!(told.recv().unwrap().1, expected);
+        }
+    });
+}
+
 /// Not a test: prints how long requests take, by a ring and by threads.
 #[test]
 #[ignore = "a measurement: cargo test --release -p vmm measure_the -- --ignored --nocapture"]
