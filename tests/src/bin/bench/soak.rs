@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Datagrams at once, and the pause behind them.
 const BURST: u64 = 100;
 const BURST_PAUSE: Duration = Duration::from_millis(200);
+/// How much more a side may have resident of its own after the last three quarters of the time.
+const MOST_GROWTH_MIB: f64 = 16.0;
 const DATAGRAM: [u8; 800] = [0x5a; 800];
 /// The port that discards what it gets; nobody has to listen.
 const DISCARD: u16 = 9;
@@ -75,14 +77,61 @@ impl Drop for Flood {
 }
 
 /// Mebibytes of a process that are in memory.
-fn resident_mib(process: &VmProcess) -> Result<f64, HarnessError> {
-    let path = format!("/proc/{}/status", process.pid());
-    let failed = HarnessError::host(format!("read {path}"));
-    let text = std::fs::read_to_string(&path).map_err(failed)?;
-    let words = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = words.and_then(|words| words.split_whitespace().next()?.parse::<f64>().ok());
-    let kib = kib.ok_or_else(|| HarnessError::Broken(format!("{path} has no VmRSS")))?;
-    Ok(kib / 1024.0)
+#[derive(Clone, Copy, Debug)]
+struct Resident {
+    /// Of its largest mapping, which the guest's memory is in. The guest fills it: the data of its
+    /// server grow.
+    guest_mib: f64,
+    /// Of all else.
+    own_mib: f64,
+}
+
+impl Resident {
+    fn of(process: &VmProcess) -> Result<Self, HarnessError> {
+        let path = format!("/proc/{}/smaps", process.pid());
+        let failed = HarnessError::host(format!("read {path}"));
+        let text = std::fs::read_to_string(&path).map_err(failed)?;
+        let (mut size_kib, mut largest_kib, mut guest_kib, mut all_kib) = (0.0, 0.0, 0.0, 0.0);
+        for line in text.lines() {
+            if let Some(kib) = kib_of(line, "Size:") {
+                size_kib = kib;
+            } else if let Some(kib) = kib_of(line, "Rss:") {
+                all_kib += kib;
+                if size_kib > largest_kib {
+                    (largest_kib, guest_kib) = (size_kib, kib);
+                }
+            }
+        }
+        if all_kib == 0.0 {
+            return Err(HarnessError::Broken(format!("{path} tells of no memory")));
+        }
+        Ok(Self {
+            guest_mib: guest_kib / 1024.0,
+            own_mib: (all_kib - guest_kib) / 1024.0,
+        })
+    }
+}
+
+/// The kibibytes of a line that begins with `name`.
+fn kib_of(line: &str, name: &str) -> Option<f64> {
+    let rest = line.strip_prefix(name)?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+/// What a side has resident of its own must not grow once it has settled, after a quarter of the
+/// time.
+fn check_growth(resident: &[[Resident; 2]]) -> Result<(), HarnessError> {
+    let settled = resident.get(resident.len() / 4);
+    let (Some(settled), Some(last)) = (settled, resident.last()) else {
+        return Ok(());
+    };
+    for (before, after) in settled.iter().zip(last) {
+        if after.own_mib > before.own_mib + MOST_GROWTH_MIB {
+            let text = format!("a side's own memory grew: {before:?}, then {after:?}");
+            return Err(HarnessError::Broken(text));
+        }
+    }
+    Ok(())
 }
 
 /// Runs it for so many minutes.
@@ -111,6 +160,7 @@ pub fn soak(scratch: &Scratch, minutes: u64) -> Result<Value, HarnessError> {
         .map_err(HarnessError::host("give the guest work"))?;
     let reader = std::thread::spawn(move || damages(&mut line));
     let (resident, status) = watch(&pair, &traffic, Duration::from_secs(minutes * 60))?;
+    check_growth(&resident)?;
     step("SIGKILL to the primary");
     pair.kill_primary()?;
     traffic.more(10, LIFE_TIMEOUT)?;
@@ -140,9 +190,15 @@ pub fn soak(scratch: &Scratch, minutes: u64) -> Result<Value, HarnessError> {
         "writes_acknowledged": acknowledged.iter().sum::<u64>(),
         "writes_lost": lost,
         "datagrams": sent,
-        "resident_mib": resident,
+        "resident_guest_mib": column(&resident, |side| side.guest_mib),
+        "resident_own_mib": column(&resident, |side| side.own_mib),
         "file_system_clean": true,
     }))
+}
+
+/// One figure of both sides, minute by minute.
+fn column(resident: &[[Resident; 2]], figure: fn(Resident) -> f64) -> Vec<[f64; 2]> {
+    resident.iter().map(|sides| sides.map(figure)).collect()
 }
 
 /// How often the guest said that a file is damaged, until the process at the other end is gone.
@@ -158,8 +214,8 @@ fn damages(line: &mut Line) -> u64 {
     }
 }
 
-/// Looks at both sides until the time is over. Gives what each had resident, minute by minute, and
-/// the last status.
+/// Looks at both sides until the time is over. Gives what primary and backup had resident, minute
+/// by minute, and the last status.
 ///
 /// # Errors
 /// When the guest is protected no longer, or has diverged.
@@ -167,23 +223,25 @@ fn watch(
     pair: &Pair,
     traffic: &Traffic,
     time: Duration,
-) -> Result<(Vec<[f64; 2]>, Value), HarnessError> {
+) -> Result<(Vec<[Resident; 2]>, Value), HarnessError> {
     let backup = pair.backup.as_ref();
     let backup = backup.ok_or_else(|| HarnessError::Broken("there is no backup".to_owned()))?;
     let (begun, mut resident) = (Instant::now(), Vec::new());
     loop {
         std::thread::sleep(LOOK.min(time.saturating_sub(begun.elapsed())));
         let status = pair.primary.ft_status()?;
-        resident.push([resident_mib(&pair.primary)?, resident_mib(backup)?]);
+        let sides = [Resident::of(&pair.primary)?, Resident::of(backup)?];
+        resident.push(sides);
         let (verified, diverged) = (
             number(&status, "/positions/epochs_verified"),
             number(&status, "/divergences"),
         );
         step(&format!(
-            "{:.0} s: {verified} epochs verified, {diverged} divergences, resident {:?} MiB, {} \
-             writes",
+            "{:.0} s: {verified} epochs verified, {diverged} divergences, resident {:?} MiB and \
+             {:?} of the guest's, {} writes",
             begun.elapsed().as_secs_f64(),
-            resident.last().unwrap_or(&[0.0; 2]).map(f64::round),
+            sides.map(|side| side.own_mib.round()),
+            sides.map(|side| side.guest_mib.round()),
             traffic.acknowledged().iter().sum::<u64>(),
         ));
         if status["state"] != "protected" || diverged > 0.0 {
