@@ -6,8 +6,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tests::backend::scratch_with_kvm;
+use tests::backend::{kvm_place, scratch_with_kvm};
 use tests::command::host_is_quiet;
+use tests::figure;
 use tests::process::{VmProcess, guest_arguments_on, wait_until};
 use tests::service::Line;
 
@@ -48,7 +49,11 @@ fn a_debian_kernel_boots_works_and_powers_off() {
     let mut line = Line::connect_within(guest.serial(), LIMIT).unwrap();
     line.receive_until("MARK ready", LIMIT).unwrap();
     let booted = begun.elapsed();
-    eprintln!("boot to the first mark: {:.1} s", booted.as_secs_f64());
+    figure(&format!(
+        "boot of Debian's kernel to its first mark, {}: {:.1} s",
+        kvm_place(),
+        booted.as_secs_f64()
+    ));
     if booted > BOOT_LIMIT && host_is_quiet("a boot", begun).unwrap() {
         panic!("the boot took {} s", booted.as_secs_f64());
     }
